@@ -1,0 +1,192 @@
+"""The contract: four stages, what flows between them, and the record of one sample.
+
+    sample ──load──▶ media ──preprocess──▶ inputs ──encode──▶ features ──decode──▶ generation
+
+A pipeline has one method per arrow. Data moves one way, and nothing is computed twice: what `encode`
+made, `decode` consumes. The pipeline holds no clock; whoever calls it does (`measure.py`).
+
+This module knows nobody: it imports torch for types only and nothing else of fourstage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    Image = NDArray[np.uint8]  # [height, width, 3], RGB
+
+STAGES = ("load", "preprocess", "encode", "decode")
+
+
+class UserError(ValueError):
+    """Something that the user can mend; its message is one line and needs no traceback."""
+
+
+class SampleError(UserError):
+    """A fault of one sample: it is put on that sample's record, and the run goes on."""
+
+
+class MeasurementError(Exception):
+    """The run took place and its numbers cannot be trusted."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One entry of a dataset. Paths are as written in the dataset, relative to folders under `root`."""
+
+    key: str  # pairs the sample across runs: event_data, else video_data, else id
+    id: str
+    root: Path
+    event_data: str | None = None  # under event_npy/
+    event_image: tuple[str, ...] = ()  # under event_image/, in order
+    video_data: str | None = None  # folder under video/ and stem under mp4/
+    mp4_data: str | None = None  # under mp4/, with its suffix
+    question: str = ""  # "": the run's own prompt is asked
+    reference: str = ""  # "": no quality is scored
+    extra: Mapping[str, Any] = field(default_factory=dict)  # further keys of the entry, kept
+
+
+@dataclass(frozen=True)
+class Media:
+    """What `load` read: uint8 images in host memory, and the facts of how they were read."""
+
+    images: tuple[Image, ...]  # event images or video frames, each [height, width, 3] RGB
+    source: str  # "png", "npy", "mp4" or "images"
+    indices: tuple[int, ...]  # position of each image in its clip
+    clip_length: int  # images or frames that the clip has
+    bytes_read: int  # size of the files behind it
+    notes: tuple[str, ...] = ()  # what a reader of the record should know, e.g. repeated frames
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What `preprocess` made of a batch: tensors on the device, and token ids with a placeholder for the media."""
+
+    pixel_values: Tensor  # [images of all samples, 3, size, size] in the run's dtype
+    images_per_sample: tuple[int, ...]
+    input_ids: tuple[Tensor, ...]  # per sample [tokens] int64, on the device
+    prompts: tuple[str, ...]  # the text that was tokenised
+
+
+@dataclass(frozen=True)
+class Features:
+    """What `encode` made of a batch: per sample [visual tokens, hidden] in the run's dtype, on the device."""
+
+    visual: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Generation:
+    """What `decode` made of a batch. Token ids are the new ones only, without prompt and padding."""
+
+    token_ids: tuple[tuple[int, ...], ...]  # with the end token, where the model wrote one
+    texts: tuple[str, ...]
+    finish_reasons: tuple[str, ...]  # "stop": the model ended; "length": max_new_tokens ended it
+    text_tokens: tuple[int, ...]  # prompt tokens without the media's
+    visual_tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How stage 4 chooses tokens."""
+
+    temperature: float  # 0: greedy
+    top_p: float
+    top_k: int  # 0: no limit
+    max_new_tokens: int
+    num_beams: int = 1
+    stop: str = "natural"  # "natural": at the end token; "fixed": exactly max_new_tokens
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+class Pipeline(Protocol):
+    """A model in four stages. All methods but `load` take and give a batch; a single sample is a batch of one."""
+
+    vision_calls: int  # forward passes of the vision tower so far, counted at the tower itself
+
+    def load(self, sample: Sample) -> Media:
+        """Disk → uint8 images. Raises SampleError where the sample cannot be read."""
+        ...
+
+    def preprocess(self, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
+        """uint8 images and questions → tensors on the device."""
+        ...
+
+    def encode(self, inputs: Inputs) -> Features:
+        """Vision tower, projector and what follows, once."""
+        ...
+
+    def decode(self, inputs: Inputs, features: Features, sampling: Sampling, on_token: Callable[[], None]) -> Generation:
+        """Prefill and one token at a time → ids, text. `on_token` is called once each token of the batch is known."""
+        ...
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """One sample, measured once: the raw truth from which every figure is recomputed.
+
+    Seconds are None where a stage was not reached. With batch_size > 1 the four stages, their sum and the
+    end-to-end time are the batch's, divided equally among its samples; `prefill_s`, `ttft_s` and
+    `token_s` stay what one sample waits.
+    """
+
+    key: str
+    sample_id: str
+    position: int  # in the run, from 0
+    repeat: int = 0
+    batch_size: int = 1
+    seed: int = 0
+    started_unix_s: float = 0.0  # wall clock at the start of `load`
+    source: str | None = None
+    images: int | None = None
+    clip_length: int | None = None
+    bytes_read: int | None = None
+    notes: tuple[str, ...] = ()
+    load_s: float | None = None
+    preprocess_s: float | None = None
+    encode_s: float | None = None
+    decode_s: float | None = None
+    total_s: float | None = None  # sum of the four stages
+    end_to_end_s: float | None = None  # from clock readings of its own
+    prefill_s: float | None = None  # start of decode to the first token
+    ttft_s: float | None = None  # start of load to the first token
+    token_s: tuple[float, ...] = ()  # seconds of each decode step after the first token
+    text_tokens: int | None = None
+    visual_tokens: int | None = None
+    output_tokens: int | None = None
+    finish_reason: str | None = None
+    vision_calls: int | None = None
+    peak_memory_bytes: int | None = None
+    prompt: str | None = None
+    output: str | None = None
+    output_ids: tuple[int, ...] = ()
+    reference: str = ""
+    error: str | None = None
+    error_stage: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.error is None
+
+    @property
+    def input_tokens(self) -> int | None:
+        if self.text_tokens is None or self.visual_tokens is None:
+            return None
+        return self.text_tokens + self.visual_tokens
+
+    @property
+    def tpot_ms(self) -> float | None:
+        """Milliseconds per output token after the first; None where there is none."""
+        if not self.output_tokens or self.output_tokens < 2 or not self.token_s:
+            return None
+        return 1000 * sum(self.token_s) / (self.output_tokens - 1)
