@@ -1,0 +1,221 @@
+"""Datasets: the JSON list of samples, where their files lie, and what identifies the whole.
+
+The layout is that of shared/DATASET.md. Media files are not opened here and not looked for: a missing file
+is an error of its sample, found when stage 1 loads it.
+
+    samples = read_dataset(Path("real"), "EventGPT_Instruction_Subset.json", limit=10)
+    path = inside(samples[0].root, "event_npy", "sample1.npy")
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fourstage.stages import Sample, SampleError, UserError
+
+_KNOWN = ("id", "event_data", "event_image", "video_data", "mp4_data", "conversations")
+_MEDIA_TAG = re.compile(r"(?:<(?:event|video|image)>\n?)+")
+
+
+def read_dataset(root: Path, file: str, limit: int | None = None) -> list[Sample]:
+    """Read the samples that `root/file` lists, in its order, at most `limit` of them (None: all).
+
+    Keys are unique: where several entries share one, the second becomes `key#2`, the third `key#3`, in order
+    of appearance, so that nothing is dropped and pairing does not depend on `limit`. Raises UserError.
+    """
+    if limit is not None and limit < 1:
+        raise UserError(f"the limit of samples is {limit}; set it to at least 1, or to null for all samples")
+    path = _find(root, file)
+    entries = _parse(path)
+    samples: list[Sample] = []
+    seen: set[str] = set()
+    for index, entry in enumerate(entries[:limit]):
+        sample = _sample(entry, root, where=f"{path}: entry {index}")
+        key, count = sample.key, 1
+        while key in seen:
+            count += 1
+            key = f"{sample.key}#{count}"
+        seen.add(key)
+        samples.append(sample if key == sample.key else replace(sample, key=key))
+    return samples
+
+
+def inside(root: Path, folder: str, relative: str) -> Path:
+    """Join `root/folder/relative`, where `relative` came from a dataset and must not lead out of `folder`.
+
+    The check is lexical: no absolute path, drive, backslash, `..` or NUL. Links are followed on purpose,
+    since datasets keep their large folders on other disks behind symbolic links. Raises SampleError.
+    """
+    if "\0" in relative:
+        fault = "contains a NUL byte"
+    elif not PurePosixPath(relative).parts:
+        fault = "is empty"
+    elif "\\" in relative or re.match(r"[A-Za-z]:", relative):
+        fault = "is a Windows path"
+    elif relative.startswith("/"):
+        fault = "is absolute"
+    elif ".." in PurePosixPath(relative).parts:
+        fault = "contains '..'"
+    else:
+        return root / folder / relative
+    raise SampleError(f"path {relative!r} {fault}; write it relative to {root / folder}, with '/' between its parts")
+
+
+def dataset_digest(samples: Sequence[Sample]) -> str:
+    """Identify a dataset by 16 hex digits: SHA-256 over its samples and the sizes of their files.
+
+    The root is left out, so a moved dataset stays the same. Files are not read: of each the size in bytes
+    counts, of a folder of frames the number of entries, of what is missing null.
+    """
+    digest = hashlib.sha256()
+    for sample in samples:
+        entry = {
+            "key": sample.key,
+            "id": sample.id,
+            "event_data": sample.event_data,
+            "event_image": sample.event_image,
+            "video_data": sample.video_data,
+            "mp4_data": sample.mp4_data,
+            "question": sample.question,
+            "reference": sample.reference,
+            "extra": dict(sample.extra),
+            "sizes": [_size(sample.root, folder, relative) for folder, relative in _files(sample)],
+        }
+        digest.update(json.dumps(entry, sort_keys=True).encode())
+        digest.update(b"\n")
+    return digest.hexdigest()[:16]
+
+
+def _find(root: Path, file: str) -> Path:
+    if not root.is_dir():
+        found = "is not a folder" if root.exists() else "does not exist"
+        raise UserError(f"dataset root {root} {found}; set dataset.root to the folder that holds {file}")
+    path = root / file
+    if path.is_file():
+        return path
+    names = sorted(other.name for other in root.glob("*.json"))
+    close = difflib.get_close_matches(file, names, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    listing = ", ".join(names) if names else "no *.json"
+    raise UserError(f"no dataset file {file!r} in {root}; {hint}set dataset.file to one that is there: {listing}")
+
+
+def _parse(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8-sig"))
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path} is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}; mend or re-export it"
+        ) from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not readable as UTF-8 JSON: {error}; re-export it") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    if not isinstance(entries, list):
+        raise UserError(f"{path} holds {_kind(entries)}, expected a list of samples; wrap the samples in [ … ]")
+    if not entries:
+        raise UserError(f"{path} is an empty list, expected at least one sample; choose another dataset.file")
+    return entries
+
+
+def _sample(entry: Any, root: Path, where: str) -> Sample:
+    if not isinstance(entry, dict):
+        raise UserError(f"{where} is {_kind(entry)}, expected an object with keys such as 'id'; mend the entry")
+    event_data = _text(entry, "event_data", where)
+    video_data = _text(entry, "video_data", where)
+    name = _text({"id": _number_as_text(entry.get("id"))}, "id", where)
+    key = event_data or video_data or name
+    if key is None:
+        raise UserError(f"{where} has no id, event_data or video_data to know it by; give it one of them")
+    question, reference = _conversation(entry, where)
+    return Sample(
+        key=key,
+        id=name or key,
+        root=root,
+        event_data=event_data,
+        event_image=_texts(entry, "event_image", where),
+        video_data=video_data,
+        mp4_data=_text(entry, "mp4_data", where),
+        question=question,
+        reference=reference,
+        extra={name: value for name, value in entry.items() if name not in _KNOWN},
+    )
+
+
+def _number_as_text(value: Any) -> Any:
+    """Some datasets number their samples: 7 is the id "7"."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _text(entry: dict[str, Any], key: str, where: str) -> str | None:
+    """The string under `key`; None where it is absent, null or empty."""
+    value = entry.get(key)
+    if value is not None and not isinstance(value, str):
+        raise UserError(f"{where}: {key!r} is {_kind(value)}, expected a string; mend the entry")
+    return value or None
+
+
+def _texts(entry: dict[str, Any], key: str, where: str) -> tuple[str, ...]:
+    value = entry.get(key)
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise UserError(f"{where}: {key!r} is {_kind(value)}, expected a list of strings; mend the entry")
+    for position, item in enumerate(value):
+        if not isinstance(item, str) or not item:
+            found = "an empty string" if item == "" else _kind(item)
+            raise UserError(f"{where}: {key!r}[{position}] is {found}, expected a path; mend the entry")
+    return tuple(value)
+
+
+def _conversation(entry: dict[str, Any], where: str) -> tuple[str, str]:
+    """The first question without its media tags, and the first answer; "" for what is absent."""
+    turns = entry.get("conversations")
+    if turns is None:
+        return "", ""
+    if not isinstance(turns, list):
+        raise UserError(f"{where}: 'conversations' is {_kind(turns)}, expected a list of objects; mend the entry")
+    first: dict[str, str] = {}
+    for position, turn in enumerate(turns):
+        place = f"{where}: 'conversations'[{position}]"
+        if not isinstance(turn, dict):
+            raise UserError(f"{place} is {_kind(turn)}, expected an object with 'from' and 'value'; mend the entry")
+        speaker, value = _text(turn, "from", place), _text(turn, "value", place)
+        if speaker is None:
+            raise UserError(f"{place} lacks 'from', expected 'human' or 'gpt'; mend the entry")
+        first.setdefault(speaker, value or "")
+    question = first.get("human", "")
+    tag = _MEDIA_TAG.match(question)
+    return question[tag.end() :] if tag else question, first.get("gpt", "")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def _files(sample: Sample) -> list[tuple[str, str]]:
+    files = [("event_npy", sample.event_data)] if sample.event_data else []
+    files += [("event_image", name) for name in sample.event_image]
+    if sample.video_data:
+        files += [("video", sample.video_data)]
+    if sample.mp4_data:
+        files += [("mp4", sample.mp4_data)]
+    elif sample.video_data:
+        files += [("mp4", f"{sample.video_data}.mp4")]
+    return files
+
+
+def _size(root: Path, folder: str, relative: str) -> int | None:
+    try:
+        path = inside(root, folder, relative)
+        return sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size
+    except (SampleError, OSError):  # stage 1 reports it, on the sample's own record
+        return None

@@ -1,0 +1,141 @@
+"""Stage 1: a sample's files to uint8 images in host memory, and the facts of how they were read.
+
+Which source was read is on the record. What an entry names and the disk lacks is an error: no other source
+is tried in its place.
+
+    media = read_event_images(sample)  # five images, media.source == "png" or "npy"
+    media = read_video_frames(sample, frames=8, rule="linspace")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fourstage.data.dataset import inside
+from fourstage.data.events import read_events, render_events
+from fourstage.data.images import list_images, read_image
+from fourstage.data.video import frame_indices, read_video
+from fourstage.stages import Media, Sample, SampleError, UserError
+
+EVENT_SOURCES = ("auto", "png", "npy")
+VIDEO_SOURCES = ("auto", "mp4", "images")
+
+
+def read_event_images(
+    sample: Sample, source: str = "auto", images: int = 5, max_span_us: int | None = 100_000
+) -> Media:
+    """Read a sample's event images: its PNGs, or its raw events rendered to `images` pictures.
+
+    `auto` takes the PNGs where the entry lists any, else the raw events. All PNGs listed are read; a count other
+    than `images` is noted. `max_span_us` is the limit of `render_events` in microseconds. Raises SampleError.
+    """
+    if source not in EVENT_SOURCES:
+        raise UserError(f"unknown event source {source!r}; expected one of {', '.join(EVENT_SOURCES)}")
+    if not sample.event_image and not sample.event_data:
+        raise SampleError(f"sample {sample.key!r} has no event data: its entry has neither event_image nor event_data")
+    if source == "png" or (source == "auto" and sample.event_image):
+        return _event_pngs(sample, images)
+    return _rendered_events(sample, images, max_span_us)
+
+
+def read_video_frames(sample: Sample, source: str = "auto", frames: int = 8, rule: str = "linspace") -> Media:
+    """Read `frames` frames of a sample's clip, chosen by `rule` (see `frame_indices`); a short clip repeats some.
+
+    The MP4 is mp4/<mp4_data>, else mp4/<video_data>.mp4; the images are the folder video/<video_data>. `auto`
+    takes the MP4 where the entry names one or the file exists, else the folder. Raises SampleError.
+    """
+    if source not in VIDEO_SOURCES:
+        raise UserError(f"unknown video source {source!r}; expected one of {', '.join(VIDEO_SOURCES)}")
+    if not sample.mp4_data and not sample.video_data:
+        raise SampleError(f"sample {sample.key!r} has no video data: its entry has neither mp4_data nor video_data")
+    if source == "auto":
+        source = _video_source(sample)
+    return _mp4_frames(sample, frames, rule) if source == "mp4" else _folder_frames(sample, frames, rule)
+
+
+def _event_pngs(sample: Sample, images: int) -> Media:
+    if not sample.event_image:
+        raise SampleError(f"sample {sample.key!r} lists no event_image; read its raw events instead (source npy)")
+    paths = [inside(sample.root, "event_image", name) for name in sample.event_image]
+    count = len(paths)
+    return Media(
+        images=tuple(read_image(path) for path in paths),
+        source="png",
+        indices=tuple(range(count)),
+        clip_length=count,
+        bytes_read=_bytes(paths),
+        notes=() if count == images else (f"{count} event images listed, {images} expected",),
+    )
+
+
+def _rendered_events(sample: Sample, images: int, max_span_us: int | None) -> Media:
+    if not sample.event_data:
+        raise SampleError(f"sample {sample.key!r} has no event_data; read its PNGs instead (source png)")
+    path = inside(sample.root, "event_npy", sample.event_data)
+    events = read_events(path)
+    try:
+        rendered = render_events(events, images, max_span_us)
+    except SampleError as error:
+        raise SampleError(f"{path}: {error}") from error
+    return Media(
+        images=rendered,
+        source="npy",
+        indices=tuple(range(images)),
+        clip_length=images,
+        bytes_read=_bytes([path]),
+    )
+
+
+def _video_source(sample: Sample) -> str:
+    mp4 = _mp4_path(sample)
+    if sample.mp4_data or mp4.is_file():
+        return "mp4"
+    folder = _frame_folder(sample)
+    if folder.is_dir():
+        return "images"
+    raise SampleError(f"sample {sample.key!r} has no video on disk: neither {mp4} nor the folder {folder} exists")
+
+
+def _mp4_frames(sample: Sample, frames: int, rule: str) -> Media:
+    path = _mp4_path(sample)
+    images, indices, total = read_video(path, frames, rule)
+    return Media(
+        images=images,
+        source="mp4",
+        indices=indices,
+        clip_length=total,
+        bytes_read=_bytes([path]),
+        notes=_repeated(total, frames),
+    )
+
+
+def _folder_frames(sample: Sample, frames: int, rule: str) -> Media:
+    paths = list_images(_frame_folder(sample))
+    indices = frame_indices(len(paths), frames, rule)
+    read = {index: read_image(paths[index]) for index in sorted(set(indices))}
+    return Media(
+        images=tuple(read[index] for index in indices),
+        source="images",
+        indices=indices,
+        clip_length=len(paths),
+        bytes_read=_bytes([paths[index] for index in read]),
+        notes=_repeated(len(paths), frames),
+    )
+
+
+def _mp4_path(sample: Sample) -> Path:
+    return inside(sample.root, "mp4", sample.mp4_data or f"{sample.video_data}.mp4")
+
+
+def _frame_folder(sample: Sample) -> Path:
+    if not sample.video_data:
+        raise SampleError(f"sample {sample.key!r} has no video_data; read its MP4 instead (source mp4)")
+    return inside(sample.root, "video", sample.video_data)
+
+
+def _repeated(total: int, frames: int) -> tuple[str, ...]:
+    return (f"{total} frames repeated to {frames}",) if total < frames else ()
+
+
+def _bytes(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths)
