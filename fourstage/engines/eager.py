@@ -1,0 +1,72 @@
+"""Stage 4 by transformers' own loop: `generate()` on embeddings that are already there.
+
+It leaves out everything before the embeddings: no vision tower runs here. Prefill ends with the first call of
+`on_token`, each decode step with the next.
+
+    ids = generate(model, embeds, mask, sampling, eos_ids=(2,), pad_id=0, on_token=lambda: times.append(now()))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from fourstage.stages import MeasurementError, Sampling
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def generate(
+    model: Any,
+    inputs_embeds: Tensor,
+    attention_mask: Tensor,
+    sampling: Sampling,
+    eos_ids: tuple[int, ...],
+    pad_id: int,
+    on_token: Callable[[], None],
+) -> Tensor:
+    """New token ids [batch, steps] after embeddings [batch, rows, hidden], left-padded where the mask is 0.
+
+    `on_token` is called once the batch's next token is chosen, before the loop asks whether to stop.
+    Raises MeasurementError where `stop="fixed"` and another number of tokens came out.
+    """
+    import torch
+    from transformers import StoppingCriteria, StoppingCriteriaList
+
+    class Tick(StoppingCriteria):  # the loop's own place for code after each token, with and without beams
+        def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+            on_token()
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    ids: Tensor = model.generate(
+        inputs_embeds=inputs_embeds,
+        attention_mask=attention_mask,
+        generation_config=generation_config(sampling, eos_ids, pad_id),
+        stopping_criteria=StoppingCriteriaList([Tick()]),
+    )
+    if sampling.stop == "fixed" and ids.shape[1] != sampling.max_new_tokens:
+        raise MeasurementError(
+            f"asked for exactly {sampling.max_new_tokens} tokens (stop=fixed) and {ids.shape[1]} were generated"
+        )
+    return ids
+
+
+def generation_config(sampling: Sampling, eos_ids: tuple[int, ...], pad_id: int) -> Any:
+    """`sampling` in transformers' words. Nothing is left to a checkpoint's own generation defaults."""
+    from transformers import GenerationConfig
+
+    settings: dict[str, Any] = {
+        "max_new_tokens": sampling.max_new_tokens,
+        "num_beams": sampling.num_beams,
+        "do_sample": not sampling.greedy,
+        "use_cache": True,
+        "pad_token_id": pad_id,
+    }
+    if not sampling.greedy:
+        settings |= {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    if sampling.stop == "natural":
+        settings["eos_token_id"] = list(eos_ids)
+    else:
+        settings["min_new_tokens"] = sampling.max_new_tokens
+    return GenerationConfig(**settings)

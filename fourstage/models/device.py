@@ -1,0 +1,45 @@
+"""The device that torch computes on, as `measure.py` needs it: its borders, its seed, its memory.
+
+timing = Timing(TorchDevice("cuda"))
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+
+class TorchDevice:
+    """A CPU, a CUDA GPU or Apple's MPS."""
+
+    def __init__(self, name: str):
+        self.device = torch.device(name)
+        self._cuda = self.device.type == "cuda"
+        self._status, self._clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def synchronise(self) -> None:
+        """Wait until everything that was asked of the device is done."""
+        if self._cuda:
+            torch.cuda.synchronize(self.device)
+        elif self.device.type == "mps":
+            torch.mps.synchronize()
+
+    def seed(self, seed: int) -> None:
+        torch.manual_seed(seed)
+
+    def reset_peak_memory(self) -> None:
+        """Begin a new peak: torch's allocator on a GPU, the process's resident set on a Linux CPU."""
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self.device)
+        elif self._clear.exists():
+            self._clear.write_text("5")  # proc(5): resets the peak of the resident set, and nothing else
+
+    def peak_memory_bytes(self) -> int | None:
+        """Bytes at the highest since the reset; None where the system cannot tell."""
+        if self._cuda:
+            return int(torch.cuda.max_memory_allocated(self.device))
+        if not self._clear.exists():
+            return None
+        lines = self._status.read_text().splitlines()
+        return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

@@ -1,0 +1,226 @@
+"""EventGPT: event images → CLIP tower → projector → adaptor → spatio-temporal pooling → LLaMA.
+
+What the published code computes (XduSyL/EventGPT, commit 4680549), on transformers' own CLIP and LLaMA:
+
+    images [T, 3, S, S] → tower, last hidden state with CLS, no post-layernorm      [T, P+1, d_v]
+                        → two-layer projector, exact GELU                           [T, P+1, D]
+                        → feature adaptor, one linear layer, per image              [T, P+1, D]
+                        → temporal means over tokens, then spatial means over T     [T + P+1, D]
+                        → in the prompt's place of <event>
+
+It reads checkpoints in the published layout; it leaves out the training code and the paths that no released
+checkpoint takes (the query former, learned temporal embeddings).
+
+    pipeline = load_eventgpt(config.model, config.weights, device="cpu", precision="fp32", attention="sdpa")
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from fourstage.config import EventGPTSettings, WeightsSettings
+from fourstage.data.read import read_event_images
+from fourstage.models import weights as w
+from fourstage.models.demo_tokenizer import demo_tokenizer
+from fourstage.models.pipeline import ModelFacts, StagedPipeline
+from fourstage.stages import Media, Sample, UserError
+
+PROMPT = (
+    "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
+    "detailed, and polite answers to the human's questions. USER: <ev_start><event><ev_end>\n{question} ASSISTANT:"
+)
+PLACEHOLDER = "<event>"
+EVENT_ID = -200  # stands where the event tokens go; never an id of the tokenizer
+MAX_ROWS = 2048  # the published code cuts prompt and media to this many rows (hard-coded there)
+
+
+class EventGPT(nn.Module):
+    """The whole model: `encode` gives event tokens, `splice` puts them into a prompt, `generate` does all at once."""
+
+    def __init__(self, vision: CLIPVisionConfig, text: LlamaConfig):
+        super().__init__()
+        self.visual_tower = CLIPVisionModel(vision)
+        self.visual_projector = nn.Sequential(
+            nn.Linear(vision.hidden_size, text.hidden_size),
+            nn.GELU(),
+            nn.Linear(text.hidden_size, text.hidden_size),
+        )
+        self.feature_adaptor = nn.Linear(text.hidden_size, text.hidden_size)
+        self.language_model = LlamaForCausalLM(text)
+
+    def encode(self, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """Per sample [T + P+1, D], from all samples' images [images, 3, S, S] in one call of the tower."""
+        hidden = self.visual_tower(pixel_values).last_hidden_state  # [images, P+1, d_v]
+        adapted = self.feature_adaptor(self.visual_projector(hidden))  # [images, P+1, D]
+        return tuple(pool(frames) for frames in adapted.split(list(images_per_sample)))
+
+    def splice(self, input_ids: Tensor, events: Tensor) -> Tensor:
+        """[rows, D]: the embeddings of ids [tokens] with `events` in place of EVENT_ID, at most MAX_ROWS."""
+        place = int((input_ids == EVENT_ID).nonzero()[0])
+        embed = self.language_model.get_input_embeddings()
+        return torch.cat([embed(input_ids[:place]), events, embed(input_ids[place + 1 :])])[:MAX_ROWS]
+
+    def generate(self, input_ids: Tensor, pixel_values: Tensor, **options: Any) -> Tensor:
+        """New ids [1, steps] for one prompt [tokens] and its images [T, 3, S, S], unstaged."""
+        (events,) = self.encode(pixel_values, (len(pixel_values),))
+        embeds = self.splice(input_ids, events)[None]
+        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        ids: Tensor = self.language_model.generate(inputs_embeds=embeds, attention_mask=mask, **options)
+        return ids
+
+
+def pool(frames: Tensor) -> Tensor:
+    """[T, P+1, D] → [T + P+1, D]: each image's mean over its tokens (CLS too), then each token's over images."""
+    return torch.cat([frames.mean(dim=1), frames.mean(dim=0)])
+
+
+class EventGPTPipeline(StagedPipeline):
+    """EventGPT in four stages."""
+
+    model: EventGPT
+    placeholder = PLACEHOLDER
+
+    def __init__(self, settings: EventGPTSettings, **parts: Any):
+        super().__init__(**parts)
+        self.settings = settings
+        self.count_vision_calls(self.model.visual_tower)
+
+    @property
+    def generator(self) -> Any:
+        return self.model.language_model
+
+    def load(self, sample: Sample) -> Media:
+        return read_event_images(
+            sample, self.settings.source, images=self.settings.event_images, max_span_us=self.settings.max_span_us
+        )
+
+    def prompt(self, question: str) -> str:
+        return PROMPT.format(question=question)
+
+    def prompt_ids(self, question: str, images: int) -> Tensor:
+        before, after = self.prompt(question).split(PLACEHOLDER)
+        ids = self.tokenizer(before).input_ids
+        rest = self.tokenizer(after).input_ids
+        # each chunk is tokenised with the begin token, which only the first one keeps
+        return torch.tensor([*ids, EVENT_ID, *(rest[1:] if rest[:1] == [self.tokenizer.bos_token_id] else rest)])
+
+    def visual_features(self, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
+        return self.model.encode(pixel_values, images_per_sample)
+
+    def embed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
+        return self.model.splice(input_ids, visual)
+
+    def rows(self, question: str, images: int) -> int:
+        vision = self.model.visual_tower.config
+        patches = (vision.image_size // vision.patch_size) ** 2
+        return len(self.prompt_ids(question, images)) - 1 + images + patches + 1
+
+
+def load_eventgpt(
+    settings: EventGPTSettings, weights: WeightsSettings, device: str, precision: str, attention: str
+) -> EventGPTPipeline:
+    """EventGPT with the weights that were chosen, on `device`. Raises UserError where they do not fit."""
+    if weights.name == "pretrained":
+        return _load_published(settings, weights, device, precision, attention)
+    vision, text = architecture(weights.size)
+    tokenizer = demo_tokenizer()
+    model = _build(vision, text, device, precision, attention)
+    w.fill_random(model, weights.seed, std=w.RANDOM_STD[weights.size])
+    return EventGPTPipeline(
+        settings,
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=w.clip_processor(vision.image_size),
+        eos_ids=(2,),
+        pad_id=0,
+        facts=ModelFacts.read_off(
+            model, attention, f"random, {weights.size}, seed {weights.seed}", w.parameters_hash(model), MAX_ROWS
+        ),
+    )
+
+
+def architecture(size: str) -> tuple[CLIPVisionConfig, LlamaConfig]:
+    """`tiny` for a CPU; `7b` as published: CLIP ViT-L/14-336 and Vicuna-7B v1.5, 7,079,684,096 parameters."""
+    if size == "tiny":
+        return w.tiny_clip(), w.tiny_llama(len(demo_tokenizer()))
+    vision = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
+        patch_size=14, projection_dim=768,
+    )  # fmt: skip
+    return vision, w.llama_7b(vocab_size=32000, rms_norm_eps=1e-5)
+
+
+def _build(vision: CLIPVisionConfig, text: LlamaConfig, device: str, precision: str, attention: str) -> EventGPT:
+    vision._attn_implementation = attention
+    text._attn_implementation = attention
+    model = w.build(lambda: EventGPT(vision, text), device, w.DTYPES[precision])
+    w.clear_generation_defaults(model.language_model)
+    return model
+
+
+def _load_published(
+    settings: EventGPTSettings, weights: WeightsSettings, device: str, precision: str, attention: str
+) -> EventGPTPipeline:
+    """A checkpoint in the published layout: `model_type: EventChat_llama`, the tower's weights inside."""
+    if weights.path is None:
+        raise UserError(
+            "weights=pretrained model=eventgpt needs weights.path=<folder>: EventGPT's checkpoint is on no hub; "
+            "download it from the link in XduSyL/EventGPT's README"
+        )
+    folder = Path(weights.path)
+    config = w.read_checkpoint_config(folder, model_type="EventChat_llama", model="EventGPT")
+    if "use_event_qformer" in config:
+        raise UserError(f"{folder}/config.json has use_event_qformer: the published code has no such module")
+    files = w.checkpoint_files(folder)
+    tower = _tower_folder(str(weights.vision_tower or config.get("mm_visual_tower") or ""), folder)
+    vision = CLIPVisionConfig.from_pretrained(tower)
+    text = w.llama_config(config)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    added = ["<ev_patch>"] if config.get("mm_use_im_patch_token", True) else []
+    added += ["<ev_start>", "<ev_end>"] if config.get("mm_use_im_start_end", False) else []
+    known = tokenizer.get_vocab()
+    if missing := [token for token in added if token not in known and len(tokenizer) < text.vocab_size]:
+        tokenizer.add_tokens(missing, special_tokens=True)
+    w.check_vocabulary(len(tokenizer), text.vocab_size, folder)
+    model = _build(vision, text, device, precision, attention)
+    w.fill_from(model, w.read_tensors(files), _rename, folder)
+    return EventGPTPipeline(
+        settings,
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=CLIPImageProcessorPil.from_pretrained(tower),
+        eos_ids=w.end_ids(folder, config),
+        pad_id=int(config.get("pad_token_id") or 0),
+        facts=ModelFacts.read_off(
+            model, attention, str(folder), w.checkpoint_hash(files), min(text.max_position_embeddings, MAX_ROWS)
+        ),
+    )
+
+
+def _rename(key: str) -> str:
+    """A key of the published state dict → the parameter's name here."""
+    key = re.sub(r"^model\.visual_tower\.visual_tower\.(vision_model\.)?", "visual_tower.", key)
+    key = re.sub(r"^model\.(visual_projector|feature_adaptor)\.", r"\1.", key)
+    return re.sub(r"^(model\.|lm_head\.)", r"language_model.\1", key)
+
+
+def _tower_folder(tower: str, folder: Path) -> str:
+    """Where the tower's config and preprocessing are: a path beside the checkpoint, an absolute one, or a hub id."""
+    if not tower:
+        raise UserError(f"{folder}/config.json has no mm_visual_tower; set weights.vision_tower=<folder or hub id>")
+    for place in (folder / tower, Path(tower)):
+        if (place / "config.json").is_file():
+            return str(place)
+    if tower.startswith((".", "/", "~")) or tower.count("/") != 1:
+        raise UserError(
+            f"{folder}/config.json names the vision tower {tower!r}, and there is no such folder with a config.json; "
+            "set weights.vision_tower=<folder or hub id> (openai/clip-vit-large-patch14-336 for EventGPT-7b)"
+        )
+    return w.from_hub(tower, ("config.json", "preprocessor_config.json"), "weights.vision_tower=<folder>")

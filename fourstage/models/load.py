@@ -1,0 +1,28 @@
+"""From a composed configuration to a pipeline that is ready to measure.
+
+pipeline = load_pipeline(config)
+"""
+
+from __future__ import annotations
+
+from transformers.utils import logging
+
+from fourstage.config import Config, EventGPTSettings
+from fourstage.models.pipeline import StagedPipeline
+from fourstage.models.weights import check_precision, choose_device
+
+
+def load_pipeline(config: Config) -> StagedPipeline:
+    """Build or read the model that `config` names. Raises UserError with one line where that cannot be."""
+    logging.set_verbosity_error()  # what matters is said in our own errors
+    logging.disable_progress_bar()
+    device = choose_device(config.device)
+    check_precision(config.precision, device)
+    options = {"device": device, "precision": config.precision, "attention": config.engine.attention}
+    if isinstance(config.model, EventGPTSettings):
+        from fourstage.models.eventgpt import load_eventgpt
+
+        return load_eventgpt(config.model, config.weights, **options)
+    from fourstage.models.videollava import load_videollava
+
+    return load_videollava(config.model, config.weights, **options)

@@ -1,0 +1,174 @@
+"""What the pipelines share: the four stages around a model that differs in its reading, its prompt and its tower.
+
+A subclass says how a sample is read (`load`), how a question becomes token ids with a place for the media
+(`prompt_ids`), how pixels become features (`visual_features`) and how the two are spliced (`embed`). The rest,
+from CLIP preprocessing to left padding and detokenising, is here. The clock is not: see `measure.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourstage.engines import eager
+from fourstage.stages import Features, Generation, Inputs, Media, Sample, SampleError, Sampling
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a run records of its model, read off the loaded parameters."""
+
+    architecture: str
+    checkpoint: str  # where the parameters came from
+    checkpoint_hash: str
+    parameters: int
+    parameter_bytes: int
+    dtype: str
+    device: str
+    attention: str
+    context: int  # rows that a prompt with its media must stay below
+
+    @classmethod
+    def read_off(
+        cls, model: nn.Module, attention: str, checkpoint: str, checkpoint_hash: str, context: int
+    ) -> ModelFacts:
+        """The facts of a loaded model."""
+        parameters = list(model.parameters())
+        return cls(
+            architecture=type(model).__name__,
+            checkpoint=checkpoint,
+            checkpoint_hash=checkpoint_hash,
+            parameters=sum(parameter.numel() for parameter in parameters),
+            parameter_bytes=sum(parameter.nbytes for parameter in parameters),
+            dtype=str(parameters[0].dtype).removeprefix("torch."),
+            device=str(parameters[0].device),
+            attention=attention,
+            context=context,
+        )
+
+
+class StagedPipeline(ABC):
+    """A model in four stages (see `stages.Pipeline`)."""
+
+    placeholder: str  # where the media go in the prompt's text
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        eos_ids: tuple[int, ...],
+        pad_id: int,
+        facts: ModelFacts,
+    ):
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.eos_ids, self.pad_id = eos_ids, pad_id
+        self.facts = facts
+        self.vision_calls = 0
+
+    @abstractmethod
+    def load(self, sample: Sample) -> Media: ...
+
+    @abstractmethod
+    def prompt(self, question: str) -> str:
+        """The text around a question, with the placeholder where the media go."""
+
+    @abstractmethod
+    def prompt_ids(self, question: str, images: int) -> Tensor:
+        """Token ids [tokens] of the prompt with placeholder ids for `images` images, int64 on the host."""
+
+    @abstractmethod
+    def visual_features(self, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """Per sample [visual tokens, hidden], from [images, 3, size, size] in one call of the tower."""
+
+    @abstractmethod
+    def embed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
+        """[rows, hidden]: the prompt's embeddings with the visual tokens in their place."""
+
+    @abstractmethod
+    def rows(self, question: str, images: int) -> int:
+        """How many rows a prompt with its media fills, without computing them."""
+
+    @property
+    @abstractmethod
+    def generator(self) -> Any:
+        """The module whose `generate()` and `forward()` take `inputs_embeds`."""
+
+    def check_question(self, question: str, images: int) -> None:
+        """Raise SampleError for a question that cannot be asked: too long, or holding the placeholder itself."""
+        if self.placeholder in question:
+            raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks the media's place")
+        if (rows := self.rows(question, images)) >= self.facts.context:
+            raise SampleError(
+                f"prompt and media have {rows} tokens, the model's context ends at {self.facts.context}: "
+                f"ask a shorter question (it begins {question[:40]!r})"
+            )
+
+    def preprocess(self, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
+        for item, question in zip(media, questions, strict=True):
+            self.check_question(question, len(item.images))
+        images = [image for item in media for image in item.images]
+        pixels = self.image_processor(images=images, return_tensors="pt", input_data_format="channels_last")
+        parameter = next(self.model.parameters())
+        return Inputs(
+            pixel_values=pixels["pixel_values"].to(parameter.device, parameter.dtype),
+            images_per_sample=tuple(len(item.images) for item in media),
+            input_ids=tuple(
+                self.prompt_ids(question, len(item.images)).to(parameter.device)
+                for item, question in zip(media, questions, strict=True)
+            ),
+            prompts=tuple(self.prompt(question) for question in questions),
+        )
+
+    def encode(self, inputs: Inputs) -> Features:
+        with torch.inference_mode():
+            return Features(self.visual_features(inputs.pixel_values, inputs.images_per_sample))
+
+    def decode(
+        self, inputs: Inputs, features: Features, sampling: Sampling, on_token: Callable[[], None]
+    ) -> Generation:
+        with torch.inference_mode():
+            rows = [self.embed(ids, visual) for ids, visual in zip(inputs.input_ids, features.visual, strict=True)]
+            embeds, mask = left_pad(rows)
+            ids = eager.generate(self.generator, embeds, mask, sampling, self.eos_ids, self.pad_id, on_token)
+        token_ids = tuple(self._until_end(row, sampling) for row in ids.tolist())
+        return Generation(
+            token_ids=token_ids,
+            texts=tuple(self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in token_ids),
+            finish_reasons=tuple(
+                "stop" if sampling.stop == "natural" and row and row[-1] in self.eos_ids else "length"
+                for row in token_ids
+            ),
+            text_tokens=tuple(len(row) - len(visual) for row, visual in zip(rows, features.visual, strict=True)),
+            visual_tokens=tuple(len(visual) for visual in features.visual),
+        )
+
+    def count_vision_calls(self, tower: nn.Module) -> None:
+        """Count at the tower itself, so that a second encoding anywhere shows (PITFALLS.md 1)."""
+
+        def count(*_: Any) -> None:
+            self.vision_calls += 1
+
+        tower.register_forward_pre_hook(count)
+
+    def _until_end(self, row: list[int], sampling: Sampling) -> tuple[int, ...]:
+        """The ids up to and with the first end token; what follows is the batch's padding."""
+        if sampling.stop == "natural":
+            for i, token in enumerate(row):
+                if token in self.eos_ids:
+                    return tuple(row[: i + 1])
+        return tuple(row)
+
+
+def left_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Embeddings [rows, hidden] of several lengths as [batch, longest, hidden] and their mask [batch, longest]."""
+    longest = max(len(row) for row in rows)
+    embeds = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
+    mask = (torch.arange(longest, device=embeds.device) >= (longest - lengths)[:, None]).long()
+    return embeds, mask

@@ -1,0 +1,167 @@
+"""Video-LLaVA: eight video frames → CLIP-like tower → projector → LLaMA, by transformers' own model.
+
+`VideoLlavaForConditionalGeneration` encodes inside `forward()`; here its video tower and projector run once, in
+stage 3, and stage 4 generates from embeddings in which the features already stand. Image inputs are left out.
+
+    pipeline = load_videollava(config.model, config.weights, device="cpu", precision="fp32", attention="sdpa")
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import (
+    AutoTokenizer,
+    CLIPVisionConfig,
+    VideoLlavaConfig,
+    VideoLlavaForConditionalGeneration,
+)
+from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+from fourstage.config import VideoLlavaSettings, WeightsSettings
+from fourstage.data.read import read_video_frames
+from fourstage.models import weights as w
+from fourstage.models.demo_tokenizer import demo_tokenizer
+from fourstage.models.pipeline import ModelFacts, StagedPipeline
+from fourstage.stages import Media, Sample, UserError
+
+PROMPT = "USER: <video>\n{question} ASSISTANT:"
+PLACEHOLDER = "<video>"
+HUB_ID = "LanguageBind/Video-LLaVA-7B-hf"
+
+
+class VideoLlavaPipeline(StagedPipeline):
+    """Video-LLaVA in four stages."""
+
+    model: VideoLlavaForConditionalGeneration
+    placeholder = PLACEHOLDER
+
+    def __init__(self, settings: VideoLlavaSettings, **parts: Any):
+        super().__init__(**parts)
+        self.settings = settings
+        self.video_id = int(self.model.config.video_token_index)
+        vision = self.model.config.vision_config
+        self.tokens_per_frame = (vision.image_size // vision.patch_size) ** 2 + 1  # patches and CLS
+        self.count_vision_calls(self.model.model.video_tower)
+
+    @property
+    def generator(self) -> Any:
+        return self.model
+
+    def load(self, sample: Sample) -> Media:
+        return read_video_frames(
+            sample, self.settings.source, frames=self.settings.frames, rule=self.settings.frame_rule
+        )
+
+    def prompt(self, question: str) -> str:
+        return PROMPT.format(question=question)
+
+    def prompt_ids(self, question: str, images: int) -> Tensor:
+        expanded = PLACEHOLDER * (images * self.tokens_per_frame)
+        return torch.tensor(self.tokenizer(self.prompt(question).replace(PLACEHOLDER, expanded)).input_ids)
+
+    def visual_features(self, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
+        videos = pixel_values[None]  # [1, frames of all samples, 3, S, S]: the tower sees frames, not videos
+        features = self.model.model.get_video_features(pixel_values_videos=videos, return_dict=True).pooler_output
+        return tuple(frames.flatten(0, 1) for frames in features.split(list(images_per_sample)))  # [frames*(P+1), D]
+
+    def embed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
+        embeds = self.model.get_input_embeddings()(input_ids)
+        return embeds.masked_scatter((input_ids == self.video_id)[:, None], visual.to(embeds.dtype))
+
+    def rows(self, question: str, images: int) -> int:
+        return len(self.prompt_ids(question, images))
+
+
+def load_videollava(
+    settings: VideoLlavaSettings, weights: WeightsSettings, device: str, precision: str, attention: str
+) -> VideoLlavaPipeline:
+    """Video-LLaVA with the weights that were chosen, on `device`. Raises UserError where they do not fit."""
+    if weights.name == "pretrained":
+        return _load_published(settings, weights, device, precision, attention)
+    tokenizer = demo_tokenizer(extra_tokens=("<image>", PLACEHOLDER))
+    config = architecture(weights.size, len(tokenizer), tokenizer.convert_tokens_to_ids(PLACEHOLDER))
+    config._attn_implementation = attention
+    model = w.build(lambda: VideoLlavaForConditionalGeneration(config), device, w.DTYPES[precision])
+    w.fill_random(model, weights.seed, std=w.RANDOM_STD[weights.size])
+    w.clear_generation_defaults(model)
+    return VideoLlavaPipeline(
+        settings,
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=w.clip_processor(config.vision_config.image_size),
+        eos_ids=(2,),
+        pad_id=0,
+        facts=ModelFacts.read_off(
+            model,
+            attention,
+            f"random, {weights.size}, seed {weights.seed}",
+            w.parameters_hash(model),
+            config.text_config.max_position_embeddings,
+        ),
+    )
+
+
+def architecture(size: str, vocab_size: int, video_id: int) -> VideoLlavaConfig:
+    """`tiny` for a CPU; `7b` as published (LanguageBind/Video-LLaVA-7B-hf's config.json)."""
+    if size == "tiny":
+        vision, text = w.tiny_clip(), w.tiny_llama(vocab_size)
+    else:
+        vision = CLIPVisionConfig(
+            hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=224,
+            patch_size=14, projection_dim=768,
+        )  # fmt: skip
+        text = w.llama_7b(vocab_size=32064, rms_norm_eps=1e-5)
+    return VideoLlavaConfig(
+        vision_config=vision.to_dict(),
+        text_config=text.to_dict(),
+        image_token_index=video_id - 1,
+        video_token_index=video_id,
+    )
+
+
+def _load_published(
+    settings: VideoLlavaSettings, weights: WeightsSettings, device: str, precision: str, attention: str
+) -> VideoLlavaPipeline:
+    """A local folder, or a hub id, in transformers' layout; sizes and token ids come from its config."""
+    source = weights.path or HUB_ID
+    folder = Path(source)
+    if not folder.is_dir():
+        w.check_hub_id(source)
+        folder = Path(w.from_hub(source, None, "weights.path=<folder>"))
+    config_json = w.read_checkpoint_config(folder, model_type="video_llava", model="Video-LLaVA")
+    files = w.checkpoint_files(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    config = VideoLlavaConfig.from_pretrained(folder)
+    w.check_vocabulary(len(tokenizer), config.text_config.vocab_size, folder)
+    if tokenizer.convert_tokens_to_ids(PLACEHOLDER) != config.video_token_index:
+        raise UserError(
+            f"{folder}: the tokenizer has {PLACEHOLDER} as {tokenizer.convert_tokens_to_ids(PLACEHOLDER)}, "
+            f"config.json says video_token_index {config.video_token_index}"
+        )
+    w.check_files(files)
+    model, report = VideoLlavaForConditionalGeneration.from_pretrained(
+        folder,
+        config=config,
+        dtype=w.DTYPES[precision],
+        attn_implementation=attention,
+        output_loading_info=True,
+        local_files_only=True,
+    )
+    w.check_loading(report, folder)
+    model = model.to(device).eval().requires_grad_(False)
+    w.clear_generation_defaults(model)
+    return VideoLlavaPipeline(
+        settings,
+        model=model,
+        tokenizer=tokenizer,
+        image_processor=CLIPImageProcessorPil.from_pretrained(folder),
+        eos_ids=w.end_ids(folder, config_json["text_config"]),
+        pad_id=int(config.text_config.pad_token_id or 0),
+        facts=ModelFacts.read_off(
+            model, attention, source, w.checkpoint_hash(files), config.text_config.max_position_embeddings
+        ),
+    )
