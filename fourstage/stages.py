@@ -126,7 +126,9 @@ class Pipeline(Protocol):
         """Vision tower, projector and what follows, once."""
         ...
 
-    def decode(self, inputs: Inputs, features: Features, sampling: Sampling, on_token: Callable[[], None]) -> Generation:
+    def decode(
+        self, inputs: Inputs, features: Features, sampling: Sampling, on_token: Callable[[], None]
+    ) -> Generation:
         """Prefill and one token at a time → ids, text. `on_token` is called once each token of the batch is known."""
         ...
 

@@ -182,7 +182,7 @@ def _load_published(
     tower = _tower_folder(str(weights.vision_tower or config.get("mm_visual_tower") or ""), folder)
     vision = CLIPVisionConfig.from_pretrained(tower)
     text = w.llama_config(config)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=text)  # transformers knows no EventChat_llama
     added = ["<ev_patch>"] if config.get("mm_use_im_patch_token", True) else []
     added += ["<ev_start>", "<ev_end>"] if config.get("mm_use_im_start_end", False) else []
     known = tokenizer.get_vocab()

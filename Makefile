@@ -1,0 +1,44 @@
+# make help lists what there is.
+PYTHON ?= python3
+PORT ?= 5000
+BIN := .venv/bin
+RUN := $(BIN)/python -m fourstage.run
+
+.DEFAULT_GOAL := help
+.PHONY: help demo ui test lint types check format clean
+
+help:  ## list these targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fourstage needs Python 3.11 or later, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/installed  ## run both models on the demo dataset, compare them, say how to browse
+	$(RUN) -m model=eventgpt,videollava generation=greedy
+	$(BIN)/python -m fourstage.compare
+	@echo "Browse the runs: make ui, then open http://127.0.0.1:$(PORT)"
+
+ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1 --port $(PORT)
+
+test: .venv/installed  ## run every test
+	$(BIN)/python -m pytest -q
+
+lint: .venv/installed  ## formatting and lint
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: .venv/installed  ## strict types
+	$(BIN)/mypy
+
+check: lint types test  ## lint, types and tests
+
+format: .venv/installed  ## format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove .venv and caches; data and runs stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,314 @@
+"""One run: compose → measure → record → say.
+
+    python -m fourstage.run model=videollava temperature=0.2
+    python -m fourstage.run -m model=eventgpt,videollava generation=greedy precision=fp32,bf16
+
+Hydra composes; everything about a setting is checked in `config.py` before anything heavy is imported. Exit
+codes: 0 all runs finished; 1 a run failed; 2 the command line or the data could not be used; 130 and 143 after
+Ctrl-C and kill.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import fourstage
+from fourstage import config as settings
+from fourstage.config import Config, DemoDatasetSettings, SettingError
+from fourstage.stages import Sample, SampleRecord, UserError
+
+if TYPE_CHECKING:
+    from fourstage.models.pipeline import StagedPipeline
+    from fourstage.tracking.run import TrackedRun
+
+FAILED, UNUSABLE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+class Terminated(BaseException):
+    """SIGTERM: like Ctrl-C, what was finished is kept."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Where a run stands in a sweep."""
+
+    sweep: str | None = None
+    job: int | None = None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Gives the exit code."""
+    import hydra
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+    from omegaconf import DictConfig, OmegaConf
+
+    if argv is not None:
+        sys.argv = ["fourstage", *argv]
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we say them in one line
+    codes: list[int] = []
+
+    @hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")
+    def job(cfg: DictConfig) -> None:
+        from_hydra = HydraConfig.get()
+        labels = Labels()
+        if from_hydra.mode == RunMode.MULTIRUN:
+            labels = Labels(Path(from_hydra.sweep.dir).name, from_hydra.job.num)
+            say(f"job {from_hydra.job.num}: {' '.join(from_hydra.overrides.task) or 'as configured'}")
+        tree = OmegaConf.to_container(cfg, resolve=True)
+        assert isinstance(tree, dict)
+        codes.append(run_job({str(key): value for key, value in tree.items()}, labels))
+
+    previous = signal.signal(signal.SIGTERM, _terminate)
+    try:
+        check_command_line(sys.argv[1:])
+        job()
+    except UserError as error:
+        return _complain(str(error), UNUSABLE)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except Terminated:
+        return _complain("terminated", TERMINATED)
+    except Exception as error:
+        if not type(error).__module__.startswith(("hydra", "omegaconf", "antlr4")):
+            raise
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return _complain("; ".join(lines[:2]) or type(error).__name__, UNUSABLE)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return max(codes, default=0)
+
+
+def conf_folder() -> Path:
+    """`conf/`: inside the package when installed, beside it in a checkout."""
+    package = Path(fourstage.__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def check_command_line(argv: Sequence[str]) -> None:
+    """Raise SettingError for the first override that names no setting, or a value that it cannot have."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    if any(flag.startswith(("-sc", "--shell-completion", "-s")) for flag in argv):
+        return  # half a word is being completed
+    sweeping = any(flag in ("-m", "--multirun") for flag in argv)
+    parser = OverridesParser.create()
+    for text in _overrides(argv):
+        if "=" not in text and not text.startswith("~"):
+            raise SettingError(f"{text!r} is no setting: expected key=value")
+        try:
+            (override,) = parser.parse_overrides([text])
+        except OverrideParseException as error:
+            key, _, value = text.partition("=")
+            raise SettingError(
+                f"cannot read {text!r}; put a text with special characters in quotes: '{key}=\"{value}\"'"
+            ) from error
+        key = override.key_or_group
+        if key == "hydra" or key.startswith(("hydra.", "hydra/", "+hydra")):
+            continue
+        if override.is_sweep_override() and not sweeping:
+            raise SettingError(f"{text!r} gives several values: add -m to run each of them")
+        for value in _values(override):
+            settings.check_override(key, value, conf_folder())
+
+
+def run_job(tree: Mapping[str, Any], labels: Labels) -> int:
+    """One composed run, of a sweep or alone; its exit code. What it raises is told here, so that a sweep goes on."""
+    try:
+        config = settings.check(tree)
+        return 0 if execute(config, tree, labels) == "FINISHED" else FAILED
+    except UserError as error:
+        return _complain(str(error), UNUSABLE)
+
+
+def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
+    """Measure every sample of the dataset and leave the run in MLflow. Gives its status there.
+
+    Raises UserError before anything is tracked where the dataset or the store cannot be used.
+    """
+    samples = read_samples(config)
+    from fourstage.data.dataset import dataset_digest
+    from fourstage.tracking.run import TrackedRun
+    from fourstage.tracking.store import Destination
+
+    tracking = config.tracking
+    name = config.run_name or settings.default_run_name(config)
+    digest = dataset_digest(samples)
+    run = TrackedRun.start(
+        Destination(tracking.uri, tracking.artifacts, tracking.experiment),
+        name,
+        settings.flatten(tree),
+        _tags(config, tree, labels, digest),
+    )
+    run.log_dataset(config.dataset.name, digest, str(samples[0].root), len(samples))
+    records: list[SampleRecord] = []
+    status = "FAILED"
+    try:
+        pipeline = _load_model(config, run)
+        _measure(config, pipeline, samples, records)
+        status = "FINISHED" if any(record.ok for record in records) else "FAILED"
+    except (KeyboardInterrupt, Terminated):
+        status = "KILLED"
+        raise
+    except UserError as error:
+        run.log_tags({"fourstage.error": str(error)})
+        _complain(str(error), FAILED)
+    except Exception as error:
+        run.log_tags({"fourstage.error": f"{type(error).__name__}: {error}"})
+        run.log_file("traceback.txt", traceback.format_exc())
+        _complain(f"{type(error).__name__}: {error} (traceback.txt of the run has the whole)", FAILED)
+    finally:
+        _record(config, tree, run, records)
+        run.end(status)
+        from fourstage.screen import print_run
+
+        print_run(name, run.run_id, status, records, tracking.uri)
+    return status
+
+
+def read_samples(config: Config) -> list[Sample]:
+    """The samples that the run goes over; the demo dataset is made on first use. Raises UserError."""
+    from fourstage.data.dataset import read_dataset
+
+    dataset = config.dataset
+    if isinstance(dataset, DemoDatasetSettings):
+        from fourstage.data.demo import JSON_NAME, DemoSettings, make_demo
+
+        demo = DemoSettings(dataset.samples, dataset.seconds, dataset.width, dataset.height, dataset.fps, dataset.seed)
+        return read_dataset(make_demo(Path(dataset.cache), demo), JSON_NAME, dataset.limit)
+    return read_dataset(Path(dataset.root), dataset.file, dataset.limit)
+
+
+def question_of(sample: Sample, config: Config) -> str:
+    """The run's prompt where one is set, else the sample's own question, else the dataset's."""
+    return config.prompt or sample.question or config.dataset.question
+
+
+def say(text: str) -> None:
+    """A line on stderr: stdout holds results."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _load_model(config: Config, run: TrackedRun) -> StagedPipeline:
+    """The pipeline, and its facts on the run."""
+    from fourstage.models.load import load_pipeline
+
+    start = time.perf_counter()
+    pipeline = load_pipeline(config)
+    seconds = time.perf_counter() - start
+    facts = asdict(pipeline.facts)
+    run.log_metrics({"load_model_s": seconds})
+    run.log_tags({f"fourstage.{key}": str(value) for key, value in facts.items()})
+    run.log_dict("model.json", facts)
+    return pipeline
+
+
+def _measure(config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], records: list[SampleRecord]) -> None:
+    """Fill `records`, one by one, so that a caller who is interrupted still has them."""
+    from fourstage.measure import Timing, measure, plan, warm_up
+    from fourstage.models.device import TorchDevice
+    from fourstage.screen import Progress
+
+    if config.prompt is not None:
+        pipeline.check_question(config.prompt, images=1)
+    timing = Timing(TorchDevice(pipeline.facts.device))
+    questions = [question_of(sample, config) for sample in samples]
+    planned = plan(samples, questions, config.protocol.repeats, config.seed)
+    warm_up(pipeline, planned, config.sampling, timing, config.batch_size, config.protocol.warmup)
+    with Progress(len(planned)) as progress:
+        for record in measure(pipeline, planned, config.sampling, timing, config.batch_size):
+            records.append(record)
+            progress.advance(record)
+
+
+def _record(config: Config, tree: Mapping[str, Any], run: TrackedRun, records: Sequence[SampleRecord]) -> None:
+    """Everything that a run leaves, after the measurement."""
+    from omegaconf import OmegaConf
+
+    from fourstage.analysis.statistics import summarise_run
+    from fourstage.environment import environment
+
+    run.log_file("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
+    run.log_dict("environment.json", environment())
+    run.log_samples(records)
+    run.log_metrics(summarise_run(records))
+    if records:
+        sources = sorted({record.source for record in records if record.source})
+        run.log_tags({"fourstage.source_read": ",".join(sources) or "none"})
+        run.log_results(records)
+        run.log_traces(records, config.tracking.traces)
+
+
+def _tags(config: Config, tree: Mapping[str, Any], labels: Labels, digest: str) -> dict[str, str]:
+    """What tells this run apart, and where it came from."""
+    import platform
+
+    from fourstage.environment import git_state
+
+    git = git_state()
+    tags = {
+        "fourstage.version": fourstage.__version__,
+        "fourstage.host": platform.node(),
+        "fourstage.dataset_hash": digest,
+        "fourstage.identity": settings.identity(tree),
+    }
+    if git["commit"]:
+        tags["mlflow.source.git.commit"] = git["commit"]
+        tags["fourstage.git_dirty"] = str(git["dirty"]).lower()
+    if labels.sweep is not None:
+        tags["fourstage.sweep"] = labels.sweep
+        tags["fourstage.job"] = str(labels.job)
+    return tags
+
+
+FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cn", "--config-name", "-cp", "--config-path",
+                    "-cd", "--config-dir", "--experimental-rerun")  # fmt: skip
+
+
+def _overrides(argv: Sequence[str]) -> list[str]:
+    """The words that are settings, not flags of Hydra's nor their values."""
+    return [
+        word
+        for before, word in zip(["", *argv], argv, strict=False)
+        if not word.startswith("-") and before not in FLAGS_WITH_VALUE
+    ]
+
+
+def _values(override: Any) -> list[Any]:
+    """The values that an override names, one or several."""
+    if override.is_delete():
+        return []
+    value = override._value
+    if override.is_choice_sweep():
+        return [_plain(item) for item in value.list]
+    if override.is_range_sweep():
+        return list(value.range())
+    return [] if override.is_sweep_override() else [_plain(override.value())]
+
+
+def _plain(value: Any) -> Any:
+    """A parsed value without Hydra's quoting."""
+    return getattr(value, "text", value)
+
+
+def _complain(message: str, code: int) -> int:
+    say(f"error: {message}")
+    return code
+
+
+def _terminate(signum: int, frame: object) -> None:
+    raise Terminated
+
+
+if __name__ == "__main__":
+    sys.exit(main())

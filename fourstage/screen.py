@@ -1,0 +1,109 @@
+"""What a run says on the screen: a progress bar while it goes, one table when it is done.
+
+with Progress(len(planned)) as progress:
+    progress.advance(record)
+print_run(name, run_id, status, records)
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich import box, progress
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fourstage.stages import STAGES, SampleRecord
+
+MOST_FAULTS = 5  # as many are told on the screen; all are on the records
+
+
+def console(stderr: bool = False) -> Console:
+    """A console whose width does not cut a table when the output goes to a file."""
+    made = Console(stderr=stderr, highlight=False)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+
+
+class Progress:
+    """A bar over samples; silent where the output is no terminal."""
+
+    def __init__(self, total: int):
+        screen = console(stderr=True)
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            console=screen,
+            transient=True,
+            disable=not screen.is_terminal,
+            auto_refresh=False,  # no thread draws while a stage is timed
+        )
+        self._task = self._bar.add_task("samples", total=total)
+        self._failed = 0
+
+    def __enter__(self) -> Progress:
+        self._bar.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.__exit__(kind, error, trace)
+
+    def advance(self, record: SampleRecord) -> None:
+        """One sample is done."""
+        self._failed += not record.ok
+        label = f"samples [red]({self._failed} failed)[/red]" if self._failed else "samples"
+        self._bar.update(self._task, advance=1, description=label)
+        self._bar.refresh()
+
+
+def milliseconds(seconds: float) -> str:
+    """`41.2 ms`, `1.84 s`: three digits in the unit that fits."""
+    if seconds >= 1:
+        return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
+    return f"{1000 * seconds:.3g} ms"
+
+
+COLUMNS: dict[str, tuple[Callable[[SampleRecord], float | None], Callable[[float], str]]] = {
+    **{stage: ((lambda record, stage=stage: getattr(record, f"{stage}_s")), milliseconds) for stage in STAGES},
+    "total": (lambda record: record.total_s, milliseconds),
+    "TTFT": (lambda record: record.ttft_s, milliseconds),
+    "TPOT": (lambda record: record.tpot_ms, lambda value: f"{value:.3g} ms"),
+    "tokens in": (lambda record: record.input_tokens, lambda value: f"{value:.0f}"),
+    "tokens out": (lambda record: record.output_tokens, lambda value: f"{value:.0f}"),
+}
+
+
+def print_run(name: str, run_id: str, status: str, records: Sequence[SampleRecord], wrote_to: str) -> None:
+    """One table: median and range of each stage, tokens, TTFT, TPOT, total; then the faults, name and id."""
+    screen = console()
+    done = [record for record in records if record.ok]
+    if done:
+        table = Table(box=box.SIMPLE_HEAD, title=f"{escape(name)}   n={len(done)}", title_justify="left")
+        table.add_column("")
+        for column in COLUMNS:
+            table.add_column(column, justify="right", no_wrap=True)
+        for label, choose in (("median", statistics.median), ("least", min), ("most", max)):
+            cells = []
+            for read, show in COLUMNS.values():
+                values = [value for record in done if (value := read(record)) is not None]
+                cells.append(show(choose(values)) if values else "-")
+            table.add_row(label, *cells)
+        screen.print(table)
+    for record in [record for record in records if not record.ok][:MOST_FAULTS]:
+        screen.print(f"[red]failed[/red] {escape(record.key)} in {record.error_stage}: {escape(record.error or '')}")
+    failed = len(records) - len(done)
+    if failed > MOST_FAULTS:
+        screen.print(f"[red]… and {failed - MOST_FAULTS} more failed samples[/red]")
+    notes = sorted({note for record in done for note in record.notes})
+    for note in notes[:MOST_FAULTS]:
+        screen.print(f"[yellow]note[/yellow] {escape(note)}")
+    state = "[green]FINISHED[/green]" if status == "FINISHED" else f"[red]{status}[/red]"
+    screen.print(
+        f"{state}  {len(done)} ok, {failed} failed   run [bold]{escape(name)}[/bold]  id {run_id}  in {wrote_to}"
+    )

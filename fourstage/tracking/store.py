@@ -1,0 +1,254 @@
+"""Where runs go: an SQLite database with a folder of artifacts, or a tracking server.
+
+Opening makes what is missing, and says in one line what the user can mend. Left out: what is written there
+(`run.py`) and read back (`read.py`). MLflow takes a second to import, so it is imported inside functions.
+
+    here = Destination("sqlite:///mlruns/mlflow.db", "mlruns/artifacts", "fourstage")
+    client, experiment_id = open_store(here)
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fourstage.stages import UserError
+
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+LOCK_LIMIT_S = 120  # making a store takes about 2 s
+
+# set only where the user has not
+MLFLOW_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # 5 s to say that a server is down; mlflow's own 7 take 4 minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_DISABLE_TELEMETRY": "true",  # works offline, and no thread delays the exit
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "false",
+    # else trace ids come from `random`, and two runs with one seed would overwrite each other's traces
+    "MLFLOW_TRACE_USE_ISOLATED_RANDOM_ID_GENERATOR": "true",
+}
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A store and an experiment in it."""
+
+    uri: str  # sqlite:///relative.db, sqlite:////absolute.db, http(s)://server
+    artifacts: str | None  # folder or URI for a new experiment; None: beside the database, or as the server says
+    experiment: str
+
+
+def open_store(destination: Destination) -> tuple[MlflowClient, str]:
+    """Client and experiment id; store and experiment are made where missing.
+
+    Raises UserError where the store cannot be reached, written or understood, or the experiment is deleted.
+    """
+    set_up_mlflow()
+    with reporting(destination.uri):
+        path = database_path(destination.uri)
+        if path is None:
+            return _open_experiment(destination, resolved_uri(destination.uri), _server_artifacts(destination))
+        _make_database(path)
+        _check_database(path, writing=True)
+        artifacts = destination.artifacts or str(path.parent / "artifacts")
+        return _open_experiment(destination, resolved_uri(destination.uri), _artifact_uri(artifacts), path)
+
+
+def open_existing(destination: Destination) -> tuple[MlflowClient, str]:
+    """Client and experiment id of what is there; makes nothing. Raises UserError where it is not there."""
+    set_up_mlflow()
+    with reporting(destination.uri):
+        from mlflow import MlflowClient
+
+        path = database_path(destination.uri)
+        if path is not None:
+            if not _has_content(path):
+                raise UserError(f"no runs: {path} does not exist; run something first, or set tracking.uri")
+            _check_database(path, writing=False)
+        client = MlflowClient(resolved_uri(destination.uri))
+        experiment_id = _experiment_id(client, destination.experiment)
+        if experiment_id is None:
+            names = ", ".join(f"'{experiment.name}'" for experiment in client.search_experiments(max_results=10))
+            raise UserError(f"no experiment '{destination.experiment}' in {shown(destination.uri)}; it has {names}")
+        return client, experiment_id
+
+
+def set_up_mlflow() -> None:
+    """Make mlflow quiet, quick to give up on a dead server, and private; to be called before it is imported."""
+    for name, value in MLFLOW_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    # urllib3 announces each retry; the error that follows them says it once
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
+@contextmanager
+def reporting(uri: str) -> Iterator[None]:
+    """Turn what mlflow and the file system raise inside into a UserError of one line that names the store."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except (MlflowException, OSError) as error:
+        raise UserError(f"tracking store {shown(uri)}: {_first_line(error)}{_advice(uri, error)}") from error
+
+
+def database_path(uri: str) -> Path | None:
+    """The absolute path of an SQLite database; None for other stores."""
+    if not uri.startswith(SQLITE):
+        return None
+    return Path(uri.removeprefix(SQLITE)).expanduser().absolute()
+
+
+def resolved_uri(uri: str) -> str:
+    """The uri, independent of the working directory. Raises UserError for a kind that mlflow does not keep up."""
+    path = database_path(uri)
+    if path is not None:
+        return f"{SQLITE}{path}"
+    if "://" not in uri or uri.startswith("file:"):
+        raise UserError(
+            f"tracking uri '{uri}' is a folder; use sqlite:///{uri.rstrip('/')}/mlflow.db or a server's URL"
+        )
+    return uri
+
+
+def shown(uri: str) -> str:
+    """The uri as it may be printed: without user and password."""
+    return re.sub(r"//[^/@]*@", "//", uri)
+
+
+def _make_database(path: Path) -> None:
+    """Create tables under another name and move them into place: two makers or a Ctrl-C leave no half a store."""
+    if _has_content(path):
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _lock(path):
+            if _has_content(path):
+                return
+            from mlflow import MlflowClient
+
+            making = path.with_name(f"{path.name}.making")
+            for leftover in (making, making.with_name(f"{making.name}-journal")):
+                leftover.unlink(missing_ok=True)
+            making.touch()
+            MlflowClient(f"{SQLITE}{making}")
+            making.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the tracking database {path}: {error.strerror or error}; "
+            "free the path or set tracking.uri to a folder that you may write"
+        ) from error
+
+
+def _check_database(path: Path, writing: bool) -> None:
+    """Refuse before mlflow opens it: it would wait minutes, or upgrade somebody's older store without asking."""
+    try:
+        with closing(sqlite3.connect(path, timeout=20, isolation_level=None)) as database:
+            tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+            if "alembic_version" not in tables or "experiments" not in tables:
+                raise UserError(f"{path} is a database of something else; set tracking.uri to another path")
+            (revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            if writing:
+                database.execute("BEGIN IMMEDIATE")
+                database.execute("ROLLBACK")
+    except sqlite3.Error as error:
+        raise UserError(
+            f"cannot use the tracking database {path}: {error}; mend its permissions or set tracking.uri to another"
+        ) from error
+    _check_schema(path, revision)
+
+
+def _check_schema(path: Path, revision: str) -> None:
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory(str(Path(mlflow.__file__).parent / "store" / "db_migrations"))
+    if revision in scripts.get_heads():
+        return
+    if revision in {script.revision for script in scripts.walk_revisions()}:
+        raise UserError(
+            f"{path} was made by an mlflow older than {mlflow.__version__}; "
+            f"back it up and run: mlflow db upgrade {SQLITE}{path}"
+        )
+    raise UserError(
+        f"{path} was made by an mlflow newer than {mlflow.__version__} (schema {revision}); "
+        "upgrade mlflow or set tracking.uri to another path"
+    )
+
+
+def _open_experiment(
+    destination: Destination, uri: str, artifacts: str | None, database: Path | None = None
+) -> tuple[MlflowClient, str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(uri)
+    experiment_id = _experiment_id(client, destination.experiment)
+    if experiment_id is not None:
+        return client, experiment_id
+    with _lock(database) if database else nullcontext():
+        return client, _create_experiment(client, destination.experiment, artifacts)
+
+
+def _create_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return str(client.get_experiment_by_name(name).experiment_id)  # somebody was quicker
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str | None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return None
+    if experiment.lifecycle_stage == "deleted":
+        raise UserError(
+            f"experiment '{name}' is deleted; restore it with: "
+            f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or choose another name"
+        )
+    return str(experiment.experiment_id)
+
+
+def _has_content(path: Path) -> bool:
+    return path.exists() and (not path.is_file() or path.stat().st_size > 0)
+
+
+def _lock(path: Path) -> BaseFileLock:
+    from filelock import FileLock
+
+    return FileLock(f"{path}.lock", timeout=LOCK_LIMIT_S)
+
+
+def _server_artifacts(destination: Destination) -> str | None:
+    return None if destination.artifacts is None else _artifact_uri(destination.artifacts)
+
+
+def _artifact_uri(artifacts: str) -> str:
+    return artifacts if "://" in artifacts else Path(artifacts).expanduser().absolute().as_uri()
+
+
+def _first_line(error: Exception) -> str:
+    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    return shown(text if len(text) <= 300 else f"{text[:299]}…")
+
+
+def _advice(uri: str, error: Exception) -> str:
+    if uri.startswith("http") and "failed with exception" in str(error):
+        return "; is the server running and the address right?"
+    return ""
