@@ -72,3 +72,10 @@ def test_no_global_figure_is_left() -> None:
     plot_run(RUN)
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_every_sample_is_counted_in_the_histogram() -> None:
+    for tokens in ([5], [1, 60], [7, 8, 9, 500], list(range(3, 64))):
+        axes = plot_run([replace(RECORD, output_tokens=n) for n in tokens])["output_tokens"].axes[0]
+        assert sum(bar.get_height() for bar in axes.patches) == len(tokens)
+        assert len(axes.patches) <= 30

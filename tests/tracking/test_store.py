@@ -123,6 +123,14 @@ def test_a_store_of_another_mlflow_is_refused_and_unchanged(store: Path, revisio
     database.close()
 
 
+def test_a_store_that_mlflow_left_half_made_is_named(store: Path) -> None:
+    database = sqlite3.connect(store)
+    database.execute("DELETE FROM alembic_version")
+    database.commit()
+    database.close()
+    assert "half made" in _complaint(store)
+
+
 def test_a_deleted_experiment_can_be_restored_as_told(store: Path) -> None:
     client, experiment_id = open_store(Destination(f"sqlite:///{store}", None, "study"))
     client.delete_experiment(experiment_id)
