@@ -15,10 +15,10 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fourstage.stages import Sampling, UserError
 
@@ -27,48 +27,82 @@ class SettingError(UserError):
     """A setting that does not exist, or a value that it cannot have."""
 
 
-def setting(low: float | None = None, high: float | None = None, exclusive_low: bool = False) -> Any:
-    """A field whose number must lie in [low, high]."""
-    return field(metadata={"low": low, "high": high, "exclusive_low": exclusive_low})
+@dataclass(frozen=True)
+class Range:
+    """Where a number must lie: from `low`, or `above` it, up to `high`."""
+
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return (
+            (self.low is None or value >= self.low)
+            and (self.above is None or value > self.above)
+            and (self.high is None or value <= self.high)
+        )
+
+    def __str__(self) -> str:
+        words = "" if self.low is None else f" from {self.low:g}"
+        words += "" if self.above is None else f" above {self.above:g}"
+        return words + ("" if self.high is None else f" up to {self.high:g}")
+
+
+ANY = Range()
 
 
 @dataclass(frozen=True)
 class EventGPTSettings:
     name: Literal["eventgpt"]
     source: Literal["auto", "png", "npy"]
-    event_images: int = setting(1, 64)
-    max_span_us: int | None = setting(1)
+    event_images: Annotated[int, Range(1, 64)]
+    max_span_us: Annotated[int, Range(1)] | None
 
 
 @dataclass(frozen=True)
 class VideoLlavaSettings:
     name: Literal["videollava"]
     source: Literal["auto", "mp4", "images"]
-    frames: int = setting(1, 64)
-    frame_rule: Literal["linspace", "arange", "head"] = field()
+    frames: Annotated[int, Range(1, 64)]
+    frame_rule: Literal["linspace", "arange", "head"]
 
 
 @dataclass(frozen=True)
-class WeightsSettings:
-    name: Literal["demo", "random", "pretrained"]
+class DemoWeights:
+    name: Literal["demo"]
+    seed: Annotated[int, Range(0)]
+    size: ClassVar[str] = "tiny"
+
+
+@dataclass(frozen=True)
+class RandomWeights:
+    name: Literal["random"]
     size: Literal["tiny", "7b"]
-    seed: int = setting(0)
-    path: str | None = field()
-    vision_tower: str | None = field()
+    seed: Annotated[int, Range(0)]
+
+
+@dataclass(frozen=True)
+class PretrainedWeights:
+    name: Literal["pretrained"]
+    path: str | None
+    vision_tower: str | None
+
+
+Weights = DemoWeights | RandomWeights | PretrainedWeights
 
 
 @dataclass(frozen=True)
 class DemoDatasetSettings:
     name: Literal["demo"]
     cache: str
-    samples: int = setting(1, 100_000)
-    seconds: float = setting(0.2, 60)
-    width: int = setting(64, 4096)
-    height: int = setting(64, 4096)
-    fps: int = setting(1, 240)
-    seed: int = setting(0)
-    limit: int | None = setting(1)
-    question: str = field()
+    samples: Annotated[int, Range(1, 100_000)]
+    seconds: Annotated[float, Range(0.2, 60)]
+    width: Annotated[int, Range(64, 4096)]
+    height: Annotated[int, Range(64, 4096)]
+    fps: Annotated[int, Range(1, 240)]
+    seed: Annotated[int, Range(0)]
+    limit: Annotated[int, Range(1)] | None
+    question: str
 
 
 @dataclass(frozen=True)
@@ -76,8 +110,8 @@ class JsonDatasetSettings:
     name: Literal["eventgpt_json"]
     root: str
     file: str
-    limit: int | None = setting(1)
-    question: str = field()
+    limit: Annotated[int, Range(1)] | None
+    question: str
 
 
 @dataclass(frozen=True)
@@ -89,8 +123,8 @@ class EngineSettings:
 @dataclass(frozen=True)
 class ProtocolSettings:
     name: str
-    warmup: int = setting(0, 1000)
-    repeats: int = setting(1, 1000)
+    warmup: Annotated[int, Range(0, 1000)]
+    repeats: Annotated[int, Range(1, 1000)]
 
 
 @dataclass(frozen=True)
@@ -99,7 +133,7 @@ class TrackingSettings:
     uri: str
     artifacts: str | None
     experiment: str
-    traces: int = setting(0)
+    traces: Annotated[int, Range(0)]
 
 
 @dataclass(frozen=True)
@@ -107,23 +141,23 @@ class Config:
     """A run, whole: what was composed is what is used, all of it."""
 
     model: EventGPTSettings | VideoLlavaSettings
-    weights: WeightsSettings
+    weights: Weights
     dataset: DemoDatasetSettings | JsonDatasetSettings
     precision: Literal["fp32", "bf16", "fp16"]
     engine: EngineSettings
     protocol: ProtocolSettings
     tracking: TrackingSettings
-    temperature: float = setting(0, 100)
-    top_p: float = setting(0, 1, exclusive_low=True)
-    top_k: int = setting(0)
-    max_new_tokens: int = setting(1, 100_000)
-    num_beams: int = setting(1, 64)
-    stop: Literal["natural", "fixed"] = field()
-    prompt: str | None = field()
-    seed: int = setting(0, 2**63 - 1)
-    device: str = field()
-    batch_size: int = setting(1, 1024)
-    run_name: str | None = field()
+    temperature: Annotated[float, Range(0, 100)]
+    top_p: Annotated[float, Range(above=0, high=1)]
+    top_k: Annotated[int, Range(0)]
+    max_new_tokens: Annotated[int, Range(1, 100_000)]
+    num_beams: Annotated[int, Range(1, 64)]
+    stop: Literal["natural", "fixed"]
+    prompt: str | None
+    seed: Annotated[int, Range(0, 2**63 - 1)]
+    device: str
+    batch_size: Annotated[int, Range(1, 1024)]
+    run_name: str | None
 
     @property
     def sampling(self) -> Sampling:
@@ -139,6 +173,12 @@ def check(tree: Mapping[str, Any]) -> Config:
     assert isinstance(config, Config)
     if config.stop == "fixed" and config.num_beams > 1:
         raise SettingError("stop=fixed with num_beams>1: beams end where they end; set num_beams=1")
+    if (
+        isinstance(config.weights, PretrainedWeights)
+        and config.weights.vision_tower
+        and config.model.name != "eventgpt"
+    ):
+        raise SettingError(f"weights.vision_tower is EventGPT's; {config.model.name} has its tower in the checkpoint")
     device = config.device.partition(":")
     if device[0] not in ("auto", "cpu", "cuda", "mps") or (device[1] and not device[2].isdigit()):
         raise SettingError(f"device={config.device!r}: expected auto, cpu, cuda, cuda:N or mps")
@@ -150,15 +190,15 @@ def check_override(key: str, value: Any, conf: Path) -> None:
     if key in GROUPS:
         options = sorted(path.stem for path in (conf / key).glob("*.yaml"))
         if value not in options:
-            raise SettingError(f"unknown {key} {value!r}; {_suggest(str(value), options)}")
+            raise SettingError(f"unknown {key} {value!r}; {suggest(str(value), options)}")
         return
     hints = _leaves()
     if key not in hints:
-        raise SettingError(f"unknown setting {key!r}; {_suggest(key, [*hints, *GROUPS])}")
+        raise SettingError(f"unknown setting {key!r}; {suggest(key, [*hints, *GROUPS])}")
     errors = []
-    for hint, meta in hints[key]:
+    for hint in hints[key]:
         try:
-            _value(hint, meta, value, key)
+            _value(hint, value, key)
             return
         except SettingError as error:
             errors.append(error)
@@ -197,72 +237,62 @@ def _build(kind: Any, tree: Any, path: str) -> Any:
     where = path.rstrip(".") or "the configuration"
     if not isinstance(tree, Mapping):
         raise SettingError(f"{where}={tree!r}: expected a group of settings, found a {type(tree).__name__}")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(kind, include_extras=True)
     known = [item.name for item in fields(kind)]
     for key in tree:
         if key not in known:
             full = f"{path}{key}"
-            raise SettingError(f"unknown setting {full!r}; {_suggest(full, [f'{path}{name}' for name in known])}")
+            raise SettingError(f"unknown setting {full!r}; {suggest(full, [f'{path}{name}' for name in known])}")
     values = {}
     for item in fields(kind):
         if item.name not in tree:
             raise SettingError(f"{path}{item.name} is missing: give {path}{item.name}=<value>")
-        values[item.name] = _value(hints[item.name], item.metadata, tree[item.name], f"{path}{item.name}")
+        values[item.name] = _value(hints[item.name], tree[item.name], f"{path}{item.name}")
     return kind(**values)
 
 
-def _value(hint: Any, meta: Mapping[str, Any], value: Any, path: str) -> Any:
+def _value(hint: Any, value: Any, path: str) -> Any:
     """`value` as `hint` asks for it. Raises SettingError."""
     if value == "???":
         raise SettingError(f"{path} is missing: give {path}=<value>")
-    members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    groups = [member for member in members if is_dataclass(member)]
-    if groups:
+    if groups := _groups(hint):
         name = value.get("name") if isinstance(value, Mapping) else None
         by_name = {choice: group for group in groups for choice in _names(group)}
         if len(groups) > 1 and name not in by_name:
-            raise SettingError(f"unknown {path} {name!r}; {_suggest(str(name), list(by_name))}")
-        return _build(by_name.get(name, groups[0]), value, f"{path}.")
-    if value is None:
-        if type(None) in members:
-            return None
-        raise SettingError(f"{path}=null: expected {_describe(members[0], meta)}")
-    member = members[0]
-    if typing.get_origin(member) is Literal:
-        choices = [str(choice) for choice in typing.get_args(member)]
+            raise SettingError(f"unknown {path} {name!r}; {suggest(str(name), list(by_name))}")
+        return _build(by_name.get(str(name), groups[0]), value, f"{path}.")
+    kind, *others = _members(hint)
+    limits = ANY
+    if typing.get_origin(kind) is Annotated:
+        kind, limits = typing.get_args(kind)
+    if value is None and type(None) in others:
+        return None
+    if typing.get_origin(kind) is Literal:
+        choices = [str(choice) for choice in typing.get_args(kind)]
         if value not in choices:
-            raise SettingError(f"{path}={value!r}: {_suggest(str(value), choices)}")
+            raise SettingError(f"{path}={_shown(value)}: {suggest(str(value), choices)}")
         return value
-    fits = {
-        bool: isinstance(value, bool),
-        int: isinstance(value, int) and not isinstance(value, bool),
-        float: isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value),
-        str: isinstance(value, str | int | float) and not isinstance(value, bool),
-    }[member]
-    if not fits or not _in_range(value, meta):
-        raise SettingError(f"{path}={value!r}: expected {_describe(member, meta)}")
-    return member(value)
+    if not _fits(kind, value) or (kind in (int, float) and value not in limits):
+        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
+        raise SettingError(f"{path}={_shown(value)}: expected {words}{limits}")
+    return kind(value)
 
 
-def _in_range(value: Any, meta: Mapping[str, Any]) -> bool:
-    low, high = meta.get("low"), meta.get("high")
-    if low is not None and (value < low or (meta["exclusive_low"] and value == low)):
-        return False
-    return high is None or value <= high
+def _fits(kind: type, value: Any) -> bool:
+    """Whether `value` is of `kind`, as YAML means it: true is no number, 1 is one and a text too."""
+    if kind is bool or isinstance(value, bool):
+        return kind is bool and isinstance(value, bool)
+    if kind is float:
+        return isinstance(value, int | float) and math.isfinite(value)
+    return isinstance(value, str | int | float) if kind is str else isinstance(value, kind)
 
 
-def _describe(kind: Any, meta: Mapping[str, Any]) -> str:
-    """`a number above 0, at most 1`."""
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}.get(kind, "a choice")
-    low, high = meta.get("low"), meta.get("high")
-    if low is not None:
-        words += f" above {low:g}" if meta["exclusive_low"] else f" from {low:g}"
-    if high is not None:
-        words += f"{',' if low is None else ''} up to {high:g}"
-    return words
+def _shown(value: Any) -> str:
+    """A value as it is written on the command line."""
+    return "null" if value is None else repr(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _suggest(found: str, known: list[str]) -> str:
+def suggest(found: str, known: list[str]) -> str:
     """`did you mean 'x'?` where something is near, else what there is."""
     near = [name for name in known if "." in name and name.rpartition(".")[2] == found][:1]  # root → dataset.root
     near = near or difflib.get_close_matches(found, known, n=1, cutoff=0.6)
@@ -277,17 +307,24 @@ def _names(group: Any) -> tuple[str, ...]:
     return typing.get_args(typing.get_type_hints(group)["name"])
 
 
-def _leaves(kind: Any = Config, path: str = "") -> dict[str, list[tuple[Any, Mapping[str, Any]]]]:
-    """Every dotted key of the schema, with the type and range that each option of its group asks for."""
-    leaves: dict[str, list[tuple[Any, Mapping[str, Any]]]] = {}
-    hints = typing.get_type_hints(kind)
-    for item in fields(kind):
-        hint = hints[item.name]
-        members = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-        groups: Iterable[Any] = [member for member in members if is_dataclass(member)]
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The parts of a union; a plain type is one part."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
+
+
+def _groups(hint: Any) -> list[Any]:
+    """The dataclasses that a setting can be, where it is a group of settings."""
+    return [member for member in _members(hint) if is_dataclass(member)]
+
+
+def _leaves(kind: Any = Config, path: str = "") -> dict[str, list[Any]]:
+    """Every dotted key of the schema, with what each option of its group asks for."""
+    leaves: dict[str, list[Any]] = {}
+    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
+        groups = _groups(hint)
         for group in groups:
-            for key, found in _leaves(group, f"{path}{item.name}.").items():
+            for key, found in _leaves(group, f"{path}{name}.").items():
                 leaves.setdefault(key, []).extend(found)
         if not groups:
-            leaves.setdefault(f"{path}{item.name}", []).append((hint, item.metadata))
+            leaves.setdefault(f"{path}{name}", []).append(hint)
     return leaves

@@ -75,6 +75,10 @@ class Stopwatch:
     def tick(self) -> None:
         self.token_at.append(self.now())
 
+    def share(self, stage: str, samples: int) -> float | None:
+        """Seconds of a stage for each of the batch's samples; None where it was not reached."""
+        return self.stage_s[stage] / samples if stage in self.stage_s else None
+
     def now(self) -> float:
         self.device.synchronise()
         return self.clock()
@@ -209,7 +213,10 @@ def _record(
         clip_length=media.clip_length,
         bytes_read=media.bytes_read,
         notes=media.notes,
-        **{f"{stage}_s": watch.stage_s[stage] / size for stage in STAGES},
+        load_s=watch.share("load", size),
+        preprocess_s=watch.share("preprocess", size),
+        encode_s=watch.share("encode", size),
+        decode_s=watch.share("decode", size),
         total_s=sum(watch.stage_s[stage] for stage in STAGES) / size,
         end_to_end_s=batch.end_to_end_s / size,
         prefill_s=watch.token_at[0] - watch.stage_at["decode"],
@@ -239,7 +246,10 @@ def _failure(item: Planned, watch: Stopwatch, started: float, error: Exception, 
         batch_size=size,
         seed=item.seed,
         started_unix_s=started,
-        **{f"{stage}_s": seconds / size for stage, seconds in watch.stage_s.items()},
+        load_s=watch.share("load", size),
+        preprocess_s=watch.share("preprocess", size),
+        encode_s=watch.share("encode", size),
+        decode_s=watch.share("decode", size),
         reference=item.sample.reference,
         error=message,
         error_stage=watch.current,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from types import TracebackType
 
 from rich import box, progress
@@ -70,12 +71,12 @@ def milliseconds(seconds: float) -> str:
 
 
 COLUMNS: dict[str, tuple[Callable[[SampleRecord], float | None], Callable[[float], str]]] = {
-    **{stage: ((lambda record, stage=stage: getattr(record, f"{stage}_s")), milliseconds) for stage in STAGES},
-    "total": (lambda record: record.total_s, milliseconds),
-    "TTFT": (lambda record: record.ttft_s, milliseconds),
-    "TPOT": (lambda record: record.tpot_ms, lambda value: f"{value:.3g} ms"),
-    "tokens in": (lambda record: record.input_tokens, lambda value: f"{value:.0f}"),
-    "tokens out": (lambda record: record.output_tokens, lambda value: f"{value:.0f}"),
+    **{stage: (attrgetter(f"{stage}_s"), milliseconds) for stage in STAGES},
+    "total": (attrgetter("total_s"), milliseconds),
+    "TTFT": (attrgetter("ttft_s"), milliseconds),
+    "TPOT": (attrgetter("tpot_ms"), lambda value: f"{value:.3g} ms"),
+    "tokens in": (attrgetter("input_tokens"), lambda value: f"{value:.0f}"),
+    "tokens out": (attrgetter("output_tokens"), lambda value: f"{value:.0f}"),
 }
 
 

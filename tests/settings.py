@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fourstage.config import EventGPTSettings, VideoLlavaSettings, WeightsSettings
+from fourstage.config import DemoWeights, EventGPTSettings, PretrainedWeights, VideoLlavaSettings
 
 EVENTGPT = EventGPTSettings("eventgpt", "auto", 5, 100_000)
 VIDEOLLAVA = VideoLlavaSettings("videollava", "auto", 8, "linspace")
-DEMO = WeightsSettings("demo", "tiny", 0, None, None)
+DEMO = DemoWeights("demo", 0)
 
 
-def pretrained(path: object, vision_tower: str | None = None) -> WeightsSettings:
-    return WeightsSettings("pretrained", "7b", 0, str(path), vision_tower)
+def pretrained(path: object, vision_tower: str | None = None) -> PretrainedWeights:
+    return PretrainedWeights("pretrained", str(path), vision_tower)

@@ -54,7 +54,7 @@ def test_greedy_makes_any_model_deterministic_and_a_temperature_still_wins() -> 
         ("temperature=hot", "temperature='hot': expected a number from 0 up to 100"),
         ("temperature=-0.1", "temperature=-0.1: expected a number from 0"),
         ("temperature=nan", "temperature=nan: expected a number"),
-        ("temperature=true", "temperature=True: expected a number"),
+        ("temperature=true", "temperature=true: expected a number"),
         ("max_new_tokens=0", "max_new_tokens=0: expected a whole number from 1"),
         ("max_new_tokens=1.5", "max_new_tokens=1.5: expected a whole number"),
         ("top_p=0", "top_p=0: expected a number above 0 up to 1"),

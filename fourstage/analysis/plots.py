@@ -79,8 +79,9 @@ def _output_tokens(records: Sequence[SampleRecord]) -> Figure | None:
         return None
 
     def draw(axes: Axes) -> None:
-        bins = min(30, max(tokens) - min(tokens) + 1)
-        axes.hist(tokens, bins=bins, range=(min(tokens) - 0.5, max(tokens) + 0.5), color=COLOURS["decode"])
+        width = -(-(max(tokens) - min(tokens) + 1) // 30)  # whole tokens a bar, at most 30 bars
+        edges = np.arange(min(tokens), max(tokens) + width + 1, width) - 0.5
+        axes.hist(tokens, bins=edges.tolist(), color=COLOURS["decode"])
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("output tokens")

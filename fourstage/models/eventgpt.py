@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from fourstage.config import EventGPTSettings, WeightsSettings
+from fourstage.config import EventGPTSettings, PretrainedWeights, Weights
 from fourstage.data.read import read_event_images
 from fourstage.models import weights as w
 from fourstage.models.demo_tokenizer import demo_tokenizer
@@ -119,15 +119,15 @@ class EventGPTPipeline(StagedPipeline):
 
     def rows(self, question: str, images: int) -> int:
         vision = self.model.visual_tower.config
-        patches = (vision.image_size // vision.patch_size) ** 2
+        patches = int(vision.image_size // vision.patch_size) ** 2
         return len(self.prompt_ids(question, images)) - 1 + images + patches + 1
 
 
 def load_eventgpt(
-    settings: EventGPTSettings, weights: WeightsSettings, device: str, precision: str, attention: str
+    settings: EventGPTSettings, weights: Weights, device: str, precision: str, attention: str
 ) -> EventGPTPipeline:
     """EventGPT with the weights that were chosen, on `device`. Raises UserError where they do not fit."""
-    if weights.name == "pretrained":
+    if isinstance(weights, PretrainedWeights):
         return _load_published(settings, weights, device, precision, attention)
     vision, text = architecture(weights.size)
     tokenizer = demo_tokenizer()
@@ -166,7 +166,7 @@ def _build(vision: CLIPVisionConfig, text: LlamaConfig, device: str, precision: 
 
 
 def _load_published(
-    settings: EventGPTSettings, weights: WeightsSettings, device: str, precision: str, attention: str
+    settings: EventGPTSettings, weights: PretrainedWeights, device: str, precision: str, attention: str
 ) -> EventGPTPipeline:
     """A checkpoint in the published layout: `model_type: EventChat_llama`, the tower's weights inside."""
     if weights.path is None:

@@ -21,7 +21,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from fourstage.config import VideoLlavaSettings, WeightsSettings
+from fourstage.config import PretrainedWeights, VideoLlavaSettings, Weights
 from fourstage.data.read import read_video_frames
 from fourstage.models import weights as w
 from fourstage.models.demo_tokenizer import demo_tokenizer
@@ -77,10 +77,10 @@ class VideoLlavaPipeline(StagedPipeline):
 
 
 def load_videollava(
-    settings: VideoLlavaSettings, weights: WeightsSettings, device: str, precision: str, attention: str
+    settings: VideoLlavaSettings, weights: Weights, device: str, precision: str, attention: str
 ) -> VideoLlavaPipeline:
     """Video-LLaVA with the weights that were chosen, on `device`. Raises UserError where they do not fit."""
-    if weights.name == "pretrained":
+    if isinstance(weights, PretrainedWeights):
         return _load_published(settings, weights, device, precision, attention)
     tokenizer = demo_tokenizer(extra_tokens=("<image>", PLACEHOLDER))
     config = architecture(weights.size, len(tokenizer), tokenizer.convert_tokens_to_ids(PLACEHOLDER))
@@ -124,7 +124,7 @@ def architecture(size: str, vocab_size: int, video_id: int) -> VideoLlavaConfig:
 
 
 def _load_published(
-    settings: VideoLlavaSettings, weights: WeightsSettings, device: str, precision: str, attention: str
+    settings: VideoLlavaSettings, weights: PretrainedWeights, device: str, precision: str, attention: str
 ) -> VideoLlavaPipeline:
     """A local folder, or a hub id, in transformers' layout; sizes and token ids come from its config."""
     source = weights.path or HUB_ID

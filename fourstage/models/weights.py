@@ -69,7 +69,9 @@ def build(make: Callable[[], Model], device: str, dtype: torch.dtype) -> Model:
     torch.set_default_dtype(dtype)
     try:
         with no_init_weights(), torch.device(device):
-            return make().eval().requires_grad_(False)
+            model = make()
+        model.eval().requires_grad_(False)
+        return model
     finally:
         torch.set_default_dtype(before)
 

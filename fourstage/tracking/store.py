@@ -160,7 +160,9 @@ def _check_database(path: Path, writing: bool) -> None:
             tables = [name for (name,) in database.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
             if "alembic_version" not in tables or "experiments" not in tables:
                 raise UserError(f"{path} is a database of something else; set tracking.uri to another path")
-            (revision,) = database.execute("SELECT version_num FROM alembic_version").fetchone()
+            revisions = [revision for (revision,) in database.execute("SELECT version_num FROM alembic_version")]
+            if not revisions:
+                raise UserError(f"{path} was only half made; delete it, or set tracking.uri to another path")
             if writing:
                 database.execute("BEGIN IMMEDIATE")
                 database.execute("ROLLBACK")
@@ -168,7 +170,7 @@ def _check_database(path: Path, writing: bool) -> None:
         raise UserError(
             f"cannot use the tracking database {path}: {error}; mend its permissions or set tracking.uri to another"
         ) from error
-    _check_schema(path, revision)
+    _check_schema(path, revisions[0])
 
 
 def _check_schema(path: Path, revision: str) -> None:
