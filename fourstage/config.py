@@ -320,11 +320,12 @@ def _groups(hint: Any) -> list[Any]:
 def _leaves(kind: Any = Config, path: str = "") -> dict[str, list[Any]]:
     """Every dotted key of the schema, with what each option of its group asks for."""
     leaves: dict[str, list[Any]] = {}
-    for name, hint in typing.get_type_hints(kind, include_extras=True).items():
-        groups = _groups(hint)
+    hints = typing.get_type_hints(kind, include_extras=True)
+    for name in (item.name for item in fields(kind)):
+        groups = _groups(hints[name])
         for group in groups:
             for key, found in _leaves(group, f"{path}{name}.").items():
                 leaves.setdefault(key, []).extend(found)
         if not groups:
-            leaves.setdefault(f"{path}{name}", []).append(hint)
+            leaves.setdefault(f"{path}{name}", []).append(hints[name])
     return leaves

@@ -11,6 +11,7 @@ Ctrl-C and kill.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -70,6 +71,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         check_command_line(sys.argv[1:])
+        overrides = _overrides(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
+        sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
         job()
     except UserError as error:
         return _complain(str(error), UNUSABLE)
@@ -80,8 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         if not type(error).__module__.startswith(("hydra", "omegaconf", "antlr4")):
             raise
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return _complain("; ".join(lines[:2]) or type(error).__name__, UNUSABLE)
+        return _complain(_hydras_word(error), UNUSABLE)
     finally:
         signal.signal(signal.SIGTERM, previous)
     return max(codes, default=0)
@@ -269,6 +271,16 @@ def _tags(config: Config, tree: Mapping[str, Any], labels: Labels, digest: str) 
         tags["fourstage.sweep"] = labels.sweep
         tags["fourstage.job"] = str(labels.job)
     return tags
+
+
+def _hydras_word(error: Exception) -> str:
+    """What Hydra could not compose, in one line."""
+    if match := re.search(r"Could not (?:override|append|delete|resolve)[^']*'([^']+)'", str(error)):
+        key = match[1]
+        group = key.partition(".")[0]
+        return f"{key!r} is no setting of the {group} that was chosen; python -m fourstage.run --cfg job shows what is"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:2]) or type(error).__name__
 
 
 FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cn", "--config-name", "-cp", "--config-path",

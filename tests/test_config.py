@@ -84,7 +84,12 @@ def test_a_slip_in_one_value_of_a_sweep_is_told_before_any_job(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model=eventgpt", "model.frames=8"], "model.frames"),  # a key of the other model
+        (
+            ["model=eventgpt", "model.frames=8"],
+            "'model.frames' is no setting of the model that was chosen",
+        ),  # a key of the other model
+        (["weights=demo", "weights.path=x"], "'weights.path' is no setting of the weights that was chosen"),
+        (["model=videollava", "weights=pretrained", "weights.vision_tower=x"], "weights.vision_tower is EventGPT's"),
         (["dataset=eventgpt_json"], "dataset.root is missing: give dataset.root=<value>"),
         (["tracking=server"], "tracking.uri is missing"),
         (["generation=fixed", "num_beams=2"], "stop=fixed with num_beams>1"),

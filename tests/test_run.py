@@ -1,0 +1,462 @@
+"""One run, whole: what it leaves in MLflow, and what bad input, faults and signals do to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fourstage.data.demo import JSON_NAME, DemoSettings, make_demo
+from fourstage.run import main
+from fourstage.stages import SampleRecord
+from fourstage.tracking.read import RunFacts, find_runs, run_records
+from fourstage.tracking.store import Destination, open_store
+
+Run = Callable[..., tuple[int, RunFacts | None]]
+SMALL = ["generation=greedy", "max_new_tokens=6", "protocol=quick", "tracking.traces=2"]
+SIZE = DemoSettings(samples=3, seconds=0.4, width=96, height=64)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Destination:
+    folder = tmp_path_factory.mktemp("store")
+    destination = Destination(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"), "fourstage")
+    open_store(destination)
+    return destination
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_demo(tmp_path_factory.mktemp("data"), SIZE)
+
+
+@pytest.fixture
+def root(dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset that a test may spoil."""
+    import shutil
+
+    return Path(shutil.copytree(dataset, tmp_path / "dataset"))
+
+
+@pytest.fixture
+def run(store: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run with small settings; gives the exit code and the run that it left, if any."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*overrides: str) -> tuple[int, RunFacts | None]:
+        before = {facts.run_id for facts in find_runs(store)}
+        code = main([f"tracking.uri={store.uri}", f"tracking.artifacts={store.artifacts}", *SMALL, *overrides])
+        left = [facts for facts in find_runs(store) if facts.run_id not in before]
+        return code, left[0] if left else None
+
+    return call
+
+
+def on(root: Path) -> list[str]:
+    return ["dataset=eventgpt_json", f"dataset.root={root}"]
+
+
+def finished(result: tuple[int, RunFacts | None]) -> RunFacts:
+    code, facts = result
+    assert facts is not None
+    assert (code, facts.status) == (0, "FINISHED")
+    return facts
+
+
+def entries(root: Path) -> list[dict[str, Any]]:
+    return list(json.loads((root / JSON_NAME).read_text()))
+
+
+def rewrite(root: Path, change: Callable[[list[dict[str, Any]]], Any]) -> None:
+    listed = entries(root)
+    changed = change(listed)
+    (root / JSON_NAME).write_text(json.dumps(listed if changed is None else changed))
+
+
+@pytest.mark.parametrize("model", ["eventgpt", "videollava"])
+def test_a_run_leaves_everything_that_the_design_names(model: str, run: Run, store: Destination, dataset: Path) -> None:
+    facts = finished(run(*on(dataset), f"model={model}"))
+    assert facts.params["model.name"] == model
+    assert facts.params["precision"] == "fp32"
+    assert facts.params["temperature"] == "0.0"
+    for stage in ("stage1_load_s", "stage2_preprocess_s", "stage3_encode_s", "stage4_decode_s", "total_s", "ttft_s"):
+        assert facts.metrics[f"{stage}.median"] > 0
+        assert stage in facts.metrics  # per sample
+    assert facts.metrics["samples_ok"] == 3
+    assert facts.metrics["samples_failed"] == 0
+    assert facts.metrics["output_tokens.mean"] == 6
+    assert facts.metrics["truncated_share"] == 1
+    assert facts.metrics["load_model_s"] > 0
+    assert facts.metrics["peak_memory_bytes"] > 0
+    for tag in (
+        "version",
+        "host",
+        "device",
+        "checkpoint_hash",
+        "dataset_hash",
+        "parameters",
+        "identity",
+        "source_read",
+    ):
+        assert facts.tags[f"fourstage.{tag}"]
+    client, experiment = open_store(store)
+    files = {item.path for item in client.list_artifacts(facts.run_id)}
+    assert {"config.yaml", "environment.json", "records.parquet", "samples.json", "model.json", "plots"} <= files
+    assert client.get_run(facts.run_id).inputs.dataset_inputs
+    traces = client.search_traces(locations=[experiment], run_id=facts.run_id)
+    assert [[span.name for span in trace.data.spans] for trace in traces] == [
+        ["sample", "load", "preprocess", "encode", "decode"]
+    ] * 2
+
+
+def records(store: Destination, facts: RunFacts) -> list[SampleRecord]:
+    return run_records(store, facts.run_id)
+
+
+@pytest.mark.parametrize("model", ["eventgpt", "videollava"])
+def test_the_stages_close_on_the_end_to_end_time_within_one_percent(
+    model: str, run: Run, store: Destination, dataset: Path
+) -> None:
+    found = records(store, finished(run(*on(dataset), f"model={model}", "max_new_tokens=32", "protocol.warmup=1")))
+    gaps = sorted(abs(record.end_to_end_s - record.total_s) / record.end_to_end_s for record in found)  # type: ignore[operator]
+    assert gaps[len(gaps) // 2] < 0.01
+
+
+def test_greedy_runs_repeat_token_for_token(run: Run, store: Destination, dataset: Path) -> None:
+    ids = [[record.output_ids for record in records(store, finished(run(*on(dataset))))] for _ in range(2)]
+    assert ids[0] == ids[1]
+
+
+def test_sampled_runs_repeat_with_their_seed_in_any_subset(run: Run, store: Destination, dataset: Path) -> None:
+    warm = [*on(dataset), "temperature=1.0"]
+    whole = records(store, finished(run(*warm, "seed=5")))
+    one = records(store, finished(run(*warm, "seed=5", "dataset.limit=1")))
+    other = records(store, finished(run(*warm, "seed=6")))
+    assert one[0].output_ids == whole[0].output_ids
+    assert [record.output_ids for record in other] != [record.output_ids for record in whole]
+
+
+@pytest.mark.parametrize(
+    ("model", "source", "read"),
+    [
+        ("eventgpt", "auto", "png"),
+        ("eventgpt", "npy", "npy"),
+        ("videollava", "auto", "mp4"),
+        ("videollava", "images", "images"),
+    ],
+)
+def test_the_source_is_a_setting_and_the_run_says_which_was_read(
+    model: str, source: str, read: str, run: Run, store: Destination, dataset: Path
+) -> None:
+    facts = finished(run(*on(dataset), f"model={model}", f"model.source={source}"))
+    assert facts.tags["fourstage.source_read"] == read
+    assert {record.source for record in records(store, facts)} == {read}
+
+
+def test_the_runs_prompt_is_asked_of_every_sample(run: Run, store: Destination, dataset: Path) -> None:
+    facts = finished(run(*on(dataset), 'prompt="Is it day, or night?"'))
+    assert all("Is it day, or night?" in (record.prompt or "") for record in records(store, facts))
+
+
+def test_a_sample_without_a_question_is_asked_the_datasets(run: Run, store: Destination, root: Path) -> None:
+    rewrite(root, lambda listed: listed[0].pop("conversations") and None)
+    found = records(store, finished(run(*on(root), 'dataset.question="Anything new?"')))
+    assert "Anything new?" in (found[0].prompt or "")
+    assert "Anything new?" not in (found[1].prompt or "")
+
+
+def test_a_batch_gives_the_ids_of_single_samples(run: Run, store: Destination, dataset: Path) -> None:
+    alone = records(store, finished(run(*on(dataset))))
+    together = records(store, finished(run(*on(dataset), "batch_size=3")))
+    assert [record.batch_size for record in together] == [3, 3, 3]
+    assert [record.output_ids for record in together] == [record.output_ids for record in alone]
+
+
+# ---- faults of samples: on the record, and the run goes on ----
+
+
+def spoil_png(root: Path, entry: dict[str, Any]) -> None:
+    path = root / "event_image" / entry["event_image"][2]
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def remove_png(root: Path, entry: dict[str, Any]) -> None:
+    (root / "event_image" / entry["event_image"][2]).unlink()
+
+
+def spoil_mp4(root: Path, entry: dict[str, Any]) -> None:
+    path = root / "mp4" / entry["mp4_data"]
+    path.write_bytes(path.read_bytes()[:-300])
+
+
+def few_events(root: Path, entry: dict[str, Any]) -> None:
+    one = np.array([1], dtype=np.uint16)
+    np.save(root / "event_npy" / entry["event_data"], np.array({"x": one, "y": one, "t": one, "p": one}))
+
+
+def missing_fields(root: Path, entry: dict[str, Any]) -> None:
+    one = np.array([1], dtype=np.uint16)
+    np.save(root / "event_npy" / entry["event_data"], np.array({"x": one, "y": one}))
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("was_run"),)
+
+
+def harmful(root: Path, entry: dict[str, Any]) -> None:
+    np.save(root / "event_npy" / entry["event_data"], np.array(Harmful(), dtype=object), allow_pickle=True)
+
+
+def climbing(root: Path, entry: dict[str, Any]) -> None:
+    rewrite(root, lambda listed: listed[1].update(event_image=["../../etc/passwd"]))
+
+
+def absolute(root: Path, entry: dict[str, Any]) -> None:
+    rewrite(root, lambda listed: listed[1].update(mp4_data="/etc/passwd"))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "model", "source", "message"),
+    [
+        (spoil_png, "eventgpt", "png", "truncated"),
+        (remove_png, "eventgpt", "png", "does not exist"),
+        (spoil_mp4, "videollava", "mp4", ".mp4"),
+        (few_events, "eventgpt", "npy", "1 event"),
+        (missing_fields, "eventgpt", "npy", "lacks the fields t, p"),
+        (harmful, "eventgpt", "npy", "pathlib"),
+        (climbing, "eventgpt", "png", ".."),
+        (absolute, "videollava", "mp4", "absolute"),
+    ],
+)
+def test_a_faulty_sample_is_on_its_record_and_the_run_goes_on(
+    spoil: Callable[[Path, dict[str, Any]], None],
+    model: str,
+    source: str,
+    message: str,
+    run: Run,
+    store: Destination,
+    root: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spoil(root, entries(root)[1])
+    facts = finished(run(*on(root), f"model={model}", f"model.source={source}"))
+    assert (facts.metrics["samples_ok"], facts.metrics["samples_failed"]) == (2, 1)
+    first, fallen, last = records(store, facts)
+    assert first.ok
+    assert last.ok
+    assert fallen.error_stage == "load"
+    assert message in (fallen.error or "")
+    assert not Path("was_run").exists()
+    assert "failed" in capsys.readouterr().out
+
+
+def test_a_video_of_fewer_than_eight_frames_is_repeated_and_says_so(
+    run: Run, store: Destination, tmp_path: Path
+) -> None:
+    short = make_demo(tmp_path, DemoSettings(samples=1, seconds=0.25, width=96, height=64))
+    (record,) = records(store, finished(run(*on(short), "model=videollava")))
+    assert (record.images, record.clip_length) == (8, 5)
+    assert any("5 frames" in note for note in record.notes)
+
+
+def test_a_run_without_a_successful_sample_is_failed(run: Run, root: Path) -> None:
+    rewrite(root, lambda listed: [entry.pop("event_image") and entry.pop("event_data") for entry in listed] and None)
+    code, facts = run(*on(root), "model=eventgpt")
+    assert facts is not None
+    assert (code, facts.status) == (1, "FAILED")
+    assert facts.metrics["samples_failed"] == 3
+    assert "total_s.mean" not in facts.metrics
+
+
+# ---- what cannot be used at all: one line, non-zero, no run ----
+
+
+def broken_json(root: Path) -> None:
+    (root / JSON_NAME).write_text('[{"id": 1,]')
+
+
+def no_list(root: Path) -> None:
+    (root / JSON_NAME).write_text('{"samples": []}')
+
+
+def empty(root: Path) -> None:
+    (root / JSON_NAME).write_text("[]")
+
+
+def no_json(root: Path) -> None:
+    (root / JSON_NAME).rename(root / "other.json")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [(broken_json, "line 1"), (no_list, "list"), (empty, "is an empty list"), (no_json, "other.json")],
+)
+def test_a_dataset_that_cannot_be_used_is_one_line(
+    spoil: Callable[[Path], None], message: str, run: Run, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(root)
+    assert run(*on(root)) == (2, None)
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_missing_dataset_root_is_one_line(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*on(Path("nowhere"))) == (2, None)
+    assert "nowhere" in capsys.readouterr().err
+
+
+def test_a_store_that_cannot_be_written_is_one_line(
+    dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("in the way")
+    assert main([*on(dataset), *SMALL, "tracking.uri=sqlite:///file/mlflow.db"]) == 2
+    err = capsys.readouterr().err
+    assert "file/mlflow.db" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_model_that_cannot_be_loaded_leaves_a_failed_run_that_says_why(run: Run, dataset: Path) -> None:
+    code, facts = run(*on(dataset), "weights=pretrained", "weights.path=nowhere")
+    assert facts is not None
+    assert (code, facts.status) == (1, "FAILED")
+    assert "nowhere is not a folder" in facts.tags["fourstage.error"]
+
+
+def test_a_run_prompt_that_does_not_fit_fails_before_a_sample_is_measured(run: Run, dataset: Path) -> None:
+    code, facts = run(*on(dataset), f"prompt={'word ' * 3000}")
+    assert facts is not None
+    assert (code, facts.status) == (1, "FAILED")
+    assert "context ends at" in facts.tags["fourstage.error"]
+
+
+def test_an_unexpected_error_leaves_its_traceback(
+    run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def explode(*_: object, **__: object) -> Iterator[SampleRecord]:
+        raise RuntimeError("out of luck")
+
+    monkeypatch.setattr("fourstage.measure.measure", explode)
+    code, facts = run(*on(dataset))
+    assert facts is not None
+    assert (code, facts.status) == (1, "FAILED")
+    client, _ = open_store(store)
+    assert "traceback.txt" in {item.path for item in client.list_artifacts(facts.run_id)}
+
+
+# ---- sweeps ----
+
+
+def test_a_sweep_runs_each_combination_and_goes_on_past_a_failed_one(
+    run: Run, store: Destination, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rewrite(root, lambda listed: [entry.pop("event_image") and entry.pop("event_data") for entry in listed] and None)
+    before = len(find_runs(store))
+    code, _ = run(*on(root), "-m", "model=eventgpt,videollava", "precision=fp32,bf16")
+    made = find_runs(store)[: len(find_runs(store)) - before]
+    assert code == 1
+    assert sorted((facts.params["model.name"], facts.params["precision"], facts.status) for facts in made) == [
+        ("eventgpt", "bf16", "FAILED"),
+        ("eventgpt", "fp32", "FAILED"),
+        ("videollava", "bf16", "FINISHED"),
+        ("videollava", "fp32", "FINISHED"),
+    ]
+    assert len({facts.tags["fourstage.sweep"] for facts in made}) == 1
+
+
+# ---- Ctrl-C and kill ----
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_is_killed_and_keeps_what_was_finished(
+    stop: signal.Signals, code: int, store: Destination, dataset: Path, tmp_path: Path
+) -> None:
+    experiment = Destination(store.uri, store.artifacts, f"stopped-{stop.name}")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fourstage.run", *on(dataset), *SMALL, "max_new_tokens=64", "protocol.repeats=1000",
+         f"tracking.uri={store.uri}", f"tracking.artifacts={store.artifacts}",
+         f"tracking.experiment={experiment.experiment}"],
+        cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and not _loaded(experiment):
+        time.sleep(0.2)
+    time.sleep(2)  # some samples
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    (facts,) = find_runs(experiment)
+    assert facts.status == "KILLED"
+    found = run_records(experiment, facts.run_id)
+    assert 0 < len(found) < 3000
+    assert facts.metrics["samples_ok"] == len(found)
+
+
+def _loaded(experiment: Destination) -> bool:
+    from fourstage.stages import UserError
+
+    try:
+        return any("load_model_s" in facts.metrics for facts in find_runs(experiment))
+    except UserError:  # the experiment is not made yet
+        return False
+
+
+# ---- it must hold ----
+
+
+def test_help_composes_without_torch_mlflow_or_av() -> None:
+    code = (
+        "import sys; from fourstage.run import main; main(['--cfg', 'job']); "
+        "print(sorted({'torch', 'mlflow', 'av', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_memory_does_not_grow_with_the_number_of_samples(dataset: Path) -> None:
+    import psutil
+
+    from fourstage.data.dataset import read_dataset
+    from fourstage.measure import Timing, measure, plan
+    from fourstage.models.device import TorchDevice
+    from fourstage.models.eventgpt import load_eventgpt
+    from fourstage.stages import Sampling
+    from tests.settings import DEMO, EVENTGPT
+
+    pipeline = load_eventgpt(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
+    listed = read_dataset(dataset, JSON_NAME)[:1] * 1000
+    planned = plan(listed, ["Why?"] * 1000, repeats=1, seed=0)
+    resident = []
+    for record in measure(pipeline, planned, Sampling(0, 1, 0, max_new_tokens=1), Timing(TorchDevice("cpu"))):
+        assert record.ok
+        resident.append(psutil.Process().memory_info().rss)
+    assert resident[-1] - resident[200] < 8e6  # an image kept would be 18 kB a sample, features 5 kB
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(("model", "ok"), [("eventgpt", 4), ("videollava", 2)])
+def test_real_recordings_run_through_both_models(
+    model: str, ok: int, run: Run, shared: Path, store: Destination
+) -> None:
+    facts = finished(run(*on(shared / "real"), f"model={model}", "precision=bf16"))
+    found = records(store, facts)
+    assert facts.metrics["samples_ok"] == ok
+    sources = {record.key: record.source for record in found if record.ok}
+    if model == "eventgpt":
+        assert sorted(sources.values()) == ["npy", "npy", "png", "png"]
+    else:
+        assert set(sources.values()) == {"mp4"}
+        assert all("no video" in (record.error or "") for record in found if not record.ok)
