@@ -11,7 +11,6 @@ Ctrl-C and kill.
 from __future__ import annotations
 
 import os
-import re
 import signal
 import sys
 import time
@@ -23,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 import fourstage
 from fourstage import config as settings
-from fourstage.config import Config, DemoDatasetSettings, SettingError
+from fourstage.compose import as_tree, check_command_line, conf_folder, from_hydra, hydras_word, overrides_of
+from fourstage.config import Config, DemoDatasetSettings
 from fourstage.stages import Sample, SampleRecord, UserError
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     import hydra
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
-    from omegaconf import DictConfig, OmegaConf
+    from omegaconf import DictConfig
 
     if argv is not None:
         sys.argv = ["fourstage", *argv]
@@ -64,14 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if from_hydra.mode == RunMode.MULTIRUN:
             labels = Labels(Path(from_hydra.sweep.dir).name, from_hydra.job.num)
             say(f"job {from_hydra.job.num}: {' '.join(from_hydra.overrides.task) or 'as configured'}")
-        tree = OmegaConf.to_container(cfg, resolve=True)
-        assert isinstance(tree, dict)
-        codes.append(run_job({str(key): value for key, value in tree.items()}, labels))
+        codes.append(run_job(as_tree(cfg), labels))
 
     previous = signal.signal(signal.SIGTERM, _terminate)
     try:
         check_command_line(sys.argv[1:])
-        overrides = _overrides(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
+        overrides = overrides_of(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
         sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
         job()
     except UserError as error:
@@ -81,47 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated:
         return _complain("terminated", TERMINATED)
     except Exception as error:
-        if not type(error).__module__.startswith(("hydra", "omegaconf", "antlr4")):
+        if not from_hydra(error):
             raise
-        return _complain(_hydras_word(error), UNUSABLE)
+        return _complain(hydras_word(error), UNUSABLE)
     finally:
         signal.signal(signal.SIGTERM, previous)
     return max(codes, default=0)
-
-
-def conf_folder() -> Path:
-    """`conf/`: inside the package when installed, beside it in a checkout."""
-    package = Path(fourstage.__file__).parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
-
-
-def check_command_line(argv: Sequence[str]) -> None:
-    """Raise SettingError for the first override that names no setting, or a value that it cannot have."""
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-    from hydra.errors import OverrideParseException
-
-    if any(flag.startswith(("-sc", "--shell-completion", "-s")) for flag in argv):
-        return  # half a word is being completed
-    sweeping = any(flag in ("-m", "--multirun") for flag in argv)
-    parser = OverridesParser.create()
-    for text in _overrides(argv):
-        if "=" not in text and not text.startswith("~"):
-            raise SettingError(f"{text!r} is no setting: expected key=value")
-        try:
-            (override,) = parser.parse_overrides([text])
-        except OverrideParseException as error:
-            key, _, value = text.partition("=")
-            raise SettingError(
-                f"cannot read {text!r}; put a text with special characters in quotes: '{key}=\"{value}\"'"
-            ) from error
-        key = override.key_or_group
-        if key == "hydra" or key.startswith(("hydra.", "hydra/", "+hydra")):
-            continue
-        if override.is_sweep_override() and not sweeping:
-            raise SettingError(f"{text!r} gives several values: add -m to run each of them")
-        for value in _values(override):
-            settings.check_override(key, value, conf_folder())
 
 
 def run_job(tree: Mapping[str, Any], labels: Labels) -> int:
@@ -271,46 +234,6 @@ def _tags(config: Config, tree: Mapping[str, Any], labels: Labels, digest: str) 
         tags["fourstage.sweep"] = labels.sweep
         tags["fourstage.job"] = str(labels.job)
     return tags
-
-
-def _hydras_word(error: Exception) -> str:
-    """What Hydra could not compose, in one line."""
-    if match := re.search(r"Could not (?:override|append|delete|resolve)[^']*'([^']+)'", str(error)):
-        key = match[1]
-        group = key.partition(".")[0]
-        return f"{key!r} is no setting of the {group} that was chosen; python -m fourstage.run --cfg job shows what is"
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return "; ".join(lines[:2]) or type(error).__name__
-
-
-FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cn", "--config-name", "-cp", "--config-path",
-                    "-cd", "--config-dir", "--experimental-rerun")  # fmt: skip
-
-
-def _overrides(argv: Sequence[str]) -> list[str]:
-    """The words that are settings, not flags of Hydra's nor their values."""
-    return [
-        word
-        for before, word in zip(["", *argv], argv, strict=False)
-        if not word.startswith("-") and before not in FLAGS_WITH_VALUE
-    ]
-
-
-def _values(override: Any) -> list[Any]:
-    """The values that an override names, one or several."""
-    if override.is_delete():
-        return []
-    value = override._value
-    if override.is_choice_sweep():
-        return [_plain(item) for item in value.list]
-    if override.is_range_sweep():
-        return list(value.range())
-    return [] if override.is_sweep_override() else [_plain(override.value())]
-
-
-def _plain(value: Any) -> Any:
-    """A parsed value without Hydra's quoting."""
-    return getattr(value, "text", value)
 
 
 def _complain(message: str, code: int) -> int:

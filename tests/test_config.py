@@ -6,21 +6,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from fourstage import config as settings
+from fourstage.compose import check_command_line, compose, conf_folder
 from fourstage.config import SettingError
-from fourstage.run import check_command_line, conf_folder, main
+from fourstage.run import main
 
 OPTIONS = sorted((path.parent.name, path.stem) for path in conf_folder().glob("*/*.yaml"))
 
 
 def composed(*overrides: str) -> dict[str, Any]:
-    with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
-        tree = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    assert isinstance(tree, dict)
-    return {str(key): value for key, value in tree.items()}
+    return compose(overrides)
 
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fourstage.data.dataset import inside
 from fourstage.data.events import read_events, render_events
-from fourstage.data.images import list_images, read_image
+from fourstage.data.images import SUFFIXES, list_images, read_image
 from fourstage.data.video import frame_indices, read_video
 from fourstage.stages import Media, Sample, SampleError, UserError
 
@@ -34,8 +34,12 @@ def read_event_images(
     if not sample.event_image and not sample.event_data:
         raise SampleError(f"sample {sample.key!r} has no event data: its entry has neither event_image nor event_data")
     if source == "png" or (source == "auto" and sample.event_image):
-        return _event_pngs(sample, images)
-    return _rendered_events(sample, images, max_span_us)
+        if not sample.event_image:
+            raise SampleError(f"sample {sample.key!r} lists no event_image; read its raw events instead (source npy)")
+        return _event_pngs([inside(sample.root, "event_image", name) for name in sample.event_image], images)
+    if not sample.event_data:
+        raise SampleError(f"sample {sample.key!r} has no event_data; read its PNGs instead (source png)")
+    return _rendered_events(inside(sample.root, "event_npy", sample.event_data), images, max_span_us)
 
 
 def read_video_frames(sample: Sample, source: str = "auto", frames: int = 8, rule: str = "linspace") -> Media:
@@ -50,13 +54,26 @@ def read_video_frames(sample: Sample, source: str = "auto", frames: int = 8, rul
         raise SampleError(f"sample {sample.key!r} has no video data: its entry has neither mp4_data nor video_data")
     if source == "auto":
         source = _video_source(sample)
-    return _mp4_frames(sample, frames, rule) if source == "mp4" else _folder_frames(sample, frames, rule)
+    if source == "mp4":
+        return _mp4_frames(_mp4_path(sample), frames, rule)
+    return _folder_frames(_frame_folder(sample), frames, rule)
 
 
-def _event_pngs(sample: Sample, images: int) -> Media:
-    if not sample.event_image:
-        raise SampleError(f"sample {sample.key!r} lists no event_image; read its raw events instead (source npy)")
-    paths = [inside(sample.root, "event_image", name) for name in sample.event_image]
+def read_event_file(path: Path, images: int = 5, max_span_us: int | None = 100_000) -> Media:
+    """Event images from one place outside a dataset: raw events (.npy, .npz), a picture, or a folder of pictures."""
+    if path.is_dir():
+        return _event_pngs(list_images(path), images)
+    if path.suffix.lower() in SUFFIXES:
+        return _event_pngs([path], images)
+    return _rendered_events(path, images, max_span_us)
+
+
+def read_video_file(path: Path, frames: int = 8, rule: str = "linspace") -> Media:
+    """Frames from one place outside a dataset: a clip, or a folder of pictures."""
+    return _folder_frames(path, frames, rule) if path.is_dir() else _mp4_frames(path, frames, rule)
+
+
+def _event_pngs(paths: list[Path], images: int) -> Media:
     count = len(paths)
     return Media(
         images=tuple(read_image(path) for path in paths),
@@ -68,10 +85,7 @@ def _event_pngs(sample: Sample, images: int) -> Media:
     )
 
 
-def _rendered_events(sample: Sample, images: int, max_span_us: int | None) -> Media:
-    if not sample.event_data:
-        raise SampleError(f"sample {sample.key!r} has no event_data; read its PNGs instead (source png)")
-    path = inside(sample.root, "event_npy", sample.event_data)
+def _rendered_events(path: Path, images: int, max_span_us: int | None) -> Media:
     events = read_events(path)
     try:
         rendered = render_events(events, images, max_span_us)
@@ -96,8 +110,7 @@ def _video_source(sample: Sample) -> str:
     raise SampleError(f"sample {sample.key!r} has no video on disk: neither {mp4} nor the folder {folder} exists")
 
 
-def _mp4_frames(sample: Sample, frames: int, rule: str) -> Media:
-    path = _mp4_path(sample)
+def _mp4_frames(path: Path, frames: int, rule: str) -> Media:
     images, indices, total = read_video(path, frames, rule)
     return Media(
         images=images,
@@ -109,8 +122,8 @@ def _mp4_frames(sample: Sample, frames: int, rule: str) -> Media:
     )
 
 
-def _folder_frames(sample: Sample, frames: int, rule: str) -> Media:
-    paths = list_images(_frame_folder(sample))
+def _folder_frames(folder: Path, frames: int, rule: str) -> Media:
+    paths = list_images(folder)
     indices = frame_indices(len(paths), frames, rule)
     read = {index: read_image(paths[index]) for index in sorted(set(indices))}
     return Media(

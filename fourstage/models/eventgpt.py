@@ -26,10 +26,10 @@ from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, Llama
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fourstage.config import EventGPTSettings, PretrainedWeights, Weights
-from fourstage.data.read import read_event_images
+from fourstage.data.read import read_event_file, read_event_images
 from fourstage.models import weights as w
 from fourstage.models.demo_tokenizer import demo_tokenizer
-from fourstage.models.pipeline import ModelFacts, StagedPipeline
+from fourstage.models.pipeline import ModelFacts, StagedPipeline, patches
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = (
@@ -101,6 +101,9 @@ class EventGPTPipeline(StagedPipeline):
             sample, self.settings.source, images=self.settings.event_images, max_span_us=self.settings.max_span_us
         )
 
+    def load_file(self, path: Path) -> Media:
+        return read_event_file(path, self.settings.event_images, self.settings.max_span_us)
+
     def prompt(self, question: str) -> str:
         return PROMPT.format(question=question)
 
@@ -117,10 +120,19 @@ class EventGPTPipeline(StagedPipeline):
     def embed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
         return self.model.splice(input_ids, visual)
 
+    @property
+    def patches_per_image(self) -> int:
+        return patches(self.model.visual_tower.config)
+
+    def inner_modules(self) -> dict[str, nn.Module]:
+        return {
+            "clip_last_hidden_state": self.model.visual_tower,
+            "projector_out": self.model.visual_projector,
+            "adaptor_out": self.model.feature_adaptor,
+        }
+
     def rows(self, question: str, images: int) -> int:
-        vision = self.model.visual_tower.config
-        patches = int(vision.image_size // vision.patch_size) ** 2
-        return len(self.prompt_ids(question, images)) - 1 + images + patches + 1
+        return len(self.prompt_ids(question, images)) - 1 + images + self.patches_per_image + 1
 
 
 def load_eventgpt(

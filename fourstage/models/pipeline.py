@@ -10,6 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -75,6 +76,10 @@ class StagedPipeline(ABC):
     def load(self, sample: Sample) -> Media: ...
 
     @abstractmethod
+    def load_file(self, path: Path) -> Media:
+        """Stage 1 on one place outside a dataset."""
+
+    @abstractmethod
     def prompt(self, question: str) -> str:
         """The text around a question, with the placeholder where the media go."""
 
@@ -93,6 +98,15 @@ class StagedPipeline(ABC):
     @abstractmethod
     def rows(self, question: str, images: int) -> int:
         """How many rows a prompt with its media fills, without computing them."""
+
+    @property
+    @abstractmethod
+    def patches_per_image(self) -> int:
+        """Patches that the tower cuts an image into, without CLS."""
+
+    @abstractmethod
+    def inner_modules(self) -> dict[str, nn.Module]:
+        """The parts of stage 3 whose outputs have names of their own, in order."""
 
     @property
     @abstractmethod
@@ -163,6 +177,11 @@ class StagedPipeline(ABC):
                 if token in self.eos_ids:
                     return tuple(row[: i + 1])
         return tuple(row)
+
+
+def patches(vision: Any) -> int:
+    """Patches of an image, from a CLIP vision config."""
+    return int(vision.image_size // vision.patch_size) ** 2
 
 
 def left_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     AutoTokenizer,
     CLIPVisionConfig,
@@ -22,10 +22,10 @@ from transformers import (
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 from fourstage.config import PretrainedWeights, VideoLlavaSettings, Weights
-from fourstage.data.read import read_video_frames
+from fourstage.data.read import read_video_file, read_video_frames
 from fourstage.models import weights as w
 from fourstage.models.demo_tokenizer import demo_tokenizer
-from fourstage.models.pipeline import ModelFacts, StagedPipeline
+from fourstage.models.pipeline import ModelFacts, StagedPipeline, patches
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = "USER: <video>\n{question} ASSISTANT:"
@@ -43,8 +43,7 @@ class VideoLlavaPipeline(StagedPipeline):
         super().__init__(**parts)
         self.settings = settings
         self.video_id = int(self.model.config.video_token_index)
-        vision = self.model.config.vision_config
-        self.tokens_per_frame = (vision.image_size // vision.patch_size) ** 2 + 1  # patches and CLS
+        self.tokens_per_frame = self.patches_per_image + 1  # and CLS
         self.count_vision_calls(self.model.model.video_tower)
 
     @property
@@ -55,6 +54,9 @@ class VideoLlavaPipeline(StagedPipeline):
         return read_video_frames(
             sample, self.settings.source, frames=self.settings.frames, rule=self.settings.frame_rule
         )
+
+    def load_file(self, path: Path) -> Media:
+        return read_video_file(path, self.settings.frames, self.settings.frame_rule)
 
     def prompt(self, question: str) -> str:
         return PROMPT.format(question=question)
@@ -71,6 +73,13 @@ class VideoLlavaPipeline(StagedPipeline):
     def embed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
         embeds = self.model.get_input_embeddings()(input_ids)
         return embeds.masked_scatter((input_ids == self.video_id)[:, None], visual.to(embeds.dtype))
+
+    @property
+    def patches_per_image(self) -> int:
+        return patches(self.model.config.vision_config)
+
+    def inner_modules(self) -> dict[str, nn.Module]:
+        return {"video_features": self.model.model.multi_modal_projector}
 
     def rows(self, question: str, images: int) -> int:
         return len(self.prompt_ids(question, images))

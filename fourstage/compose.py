@@ -1,0 +1,122 @@
+"""From the words of a command line to a composed configuration: Hydra, and what we say in its place.
+
+Every override is checked against the schema before Hydra composes, so that a slip is one line.
+
+    tree = compose(["model=videollava", "temperature=0.2"])
+    config = check(tree)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import fourstage
+from fourstage import config as settings
+from fourstage.config import SettingError
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree that `overrides` compose, outside a Hydra run. Raises SettingError."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    check_command_line(overrides)
+    try:
+        with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
+            return as_tree(hydra_compose("config", list(overrides)))
+    except Exception as error:
+        if not from_hydra(error):
+            raise
+        raise SettingError(hydras_word(error)) from error
+
+
+def as_tree(cfg: Any) -> dict[str, Any]:
+    """A composed configuration as plain values."""
+    from omegaconf import OmegaConf
+
+    tree = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def conf_folder() -> Path:
+    """`conf/`: inside the package when installed, beside it in a checkout."""
+    package = Path(fourstage.__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def check_command_line(argv: Sequence[str]) -> None:
+    """Raise SettingError for the first override that names no setting, or a value that it cannot have."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    if any(flag.startswith(("-sc", "--shell-completion", "-s")) for flag in argv):
+        return  # half a word is being completed
+    sweeping = any(flag in ("-m", "--multirun") for flag in argv)
+    parser = OverridesParser.create()
+    for text in overrides_of(argv):
+        if "=" not in text and not text.startswith("~"):
+            raise SettingError(f"{text!r} is no setting: expected key=value")
+        try:
+            (override,) = parser.parse_overrides([text])
+        except OverrideParseException as error:
+            key, _, value = text.partition("=")
+            raise SettingError(
+                f"cannot read {text!r}; put a text with special characters in quotes: '{key}=\"{value}\"'"
+            ) from error
+        key = override.key_or_group
+        if key == "hydra" or key.startswith(("hydra.", "hydra/", "+hydra")):
+            continue
+        if override.is_sweep_override() and not sweeping:
+            raise SettingError(f"{text!r} gives several values: add -m to run each of them")
+        for value in _values(override):
+            settings.check_override(key, value, conf_folder())
+
+
+def from_hydra(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf raised it: then it is about the command line."""
+    return type(error).__module__.startswith(("hydra", "omegaconf", "antlr4"))
+
+
+def hydras_word(error: Exception) -> str:
+    """What Hydra could not compose, in one line."""
+    if match := re.search(r"Could not (?:override|append|delete|resolve)[^']*'([^']+)'", str(error)):
+        key = match[1]
+        group = key.partition(".")[0]
+        return f"{key!r} is no setting of the {group} that was chosen; python -m fourstage.run --cfg job shows what is"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:2]) or type(error).__name__
+
+
+FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cn", "--config-name", "-cp", "--config-path",
+                    "-cd", "--config-dir", "--experimental-rerun")  # fmt: skip
+
+
+def overrides_of(argv: Sequence[str]) -> list[str]:
+    """The words that are settings, not flags of Hydra's nor their values."""
+    return [
+        word
+        for before, word in zip(["", *argv], argv, strict=False)
+        if not word.startswith("-") and before not in FLAGS_WITH_VALUE
+    ]
+
+
+def _values(override: Any) -> list[Any]:
+    """The values that an override names, one or several."""
+    if override.is_delete():
+        return []
+    value = override._value
+    if override.is_choice_sweep():
+        return [_plain(item) for item in value.list]
+    if override.is_range_sweep():
+        return list(value.range())
+    return [] if override.is_sweep_override() else [_plain(override.value())]
+
+
+def _plain(value: Any) -> Any:
+    """A parsed value without Hydra's quoting."""
+    return getattr(value, "text", value)
