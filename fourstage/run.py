@@ -118,6 +118,7 @@ def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
     run.log_dataset(config.dataset.name, digest, str(samples[0].root), len(samples))
     records: list[SampleRecord] = []
     status = "FAILED"
+    pipeline: StagedPipeline | None = None
     try:
         pipeline = _load_model(config, run)
         _measure(config, pipeline, samples, records)
@@ -135,6 +136,8 @@ def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
     finally:
         _record(config, tree, run, records)
         run.end(status)
+        pipeline = None
+        _free_memory()  # the next job of a sweep begins with an empty device
         from fourstage.screen import print_run
 
         print_run(name, run.run_id, status, records, tracking.uri)
@@ -194,6 +197,17 @@ def _measure(config: Config, pipeline: StagedPipeline, samples: Sequence[Sample]
         for record in measure(pipeline, planned, config.sampling, timing, config.batch_size):
             records.append(record)
             progress.advance(record)
+
+
+def _free_memory() -> None:
+    """Give back what nobody holds any more: a model refers to itself through its hooks, so Python waits otherwise."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _record(config: Config, tree: Mapping[str, Any], run: TrackedRun, records: Sequence[SampleRecord]) -> None:
