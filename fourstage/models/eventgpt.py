@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from fourstage.config import EventGPTSettings, PretrainedWeights, Weights
 from fourstage.data.read import read_event_file, read_event_images
@@ -186,53 +185,76 @@ def _load_published(
             "weights=pretrained model=eventgpt needs weights.path=<folder>: EventGPT's checkpoint is on no hub; "
             "download it from the link in XduSyL/EventGPT's README"
         )
-    folder = Path(weights.path)
+    folder = Path(weights.path).expanduser()
     config = w.read_checkpoint_config(folder, model_type="EventChat_llama", model="EventGPT")
     if "use_event_qformer" in config:
         raise UserError(f"{folder}/config.json has use_event_qformer: the published code has no such module")
     files = w.checkpoint_files(folder)
-    tower = _tower_folder(str(weights.vision_tower or config.get("mm_visual_tower") or ""), folder)
-    vision = CLIPVisionConfig.from_pretrained(tower)
-    text = w.llama_config(config)
-    tokenizer = AutoTokenizer.from_pretrained(folder, config=text)  # transformers knows no EventChat_llama
-    added = ["<ev_patch>"] if config.get("mm_use_im_patch_token", True) else []
-    added += ["<ev_start>", "<ev_end>"] if config.get("mm_use_im_start_end", False) else []
-    known = tokenizer.get_vocab()
-    if missing := [token for token in added if token not in known and len(tokenizer) < text.vocab_size]:
-        tokenizer.add_tokens(missing, special_tokens=True)
-    w.check_vocabulary(len(tokenizer), text.vocab_size, folder)
+    shapes = w.read_shapes(files)
+    tower = _tower_folder(weights.vision_tower, config.get("mm_visual_tower"), folder)
+    vision = _tower_config(tower)
+    text = w.llama_config(config, folder)
+    tokenizer = _published_tokenizer(folder, config, text)
+    image_processor = w.read_processor(tower, vision.image_size)
+    eos_ids = w.end_ids(folder, config)
+    w.check_fit(lambda: EventGPT(vision, text), shapes, _published_key, folder)
     model = _build(vision, text, device, precision, attention)
-    w.fill_from(model, w.read_tensors(files), _rename, folder)
+    w.fill_from(model, w.read_tensors(files), _published_key)
     return EventGPTPipeline(
         settings,
         model=model,
         tokenizer=tokenizer,
-        image_processor=CLIPImageProcessorPil.from_pretrained(tower),
-        eos_ids=w.end_ids(folder, config),
-        pad_id=int(config.get("pad_token_id") or 0),
+        image_processor=image_processor,
+        eos_ids=eos_ids,
+        pad_id=w.pad_id(config),
         facts=ModelFacts.read_off(
             model, attention, str(folder), w.checkpoint_hash(files), min(text.max_position_embeddings, MAX_ROWS)
         ),
     )
 
 
-def _rename(key: str) -> str:
-    """A key of the published state dict → the parameter's name here."""
-    key = re.sub(r"^model\.visual_tower\.visual_tower\.(vision_model\.)?", "visual_tower.", key)
-    key = re.sub(r"^model\.(visual_projector|feature_adaptor)\.", r"\1.", key)
-    return re.sub(r"^(model\.|lm_head\.)", r"language_model.\1", key)
+def _published_key(name: str) -> str:
+    """A parameter's name here → its key in the published state dict."""
+    name = re.sub(r"^visual_tower\.", "model.visual_tower.visual_tower.vision_model.", name)
+    name = re.sub(r"^(visual_projector|feature_adaptor)\.", r"model.\1.", name)
+    return name.removeprefix("language_model.")
 
 
-def _tower_folder(tower: str, folder: Path) -> str:
+def _published_tokenizer(folder: Path, config: dict[str, Any], text: LlamaConfig) -> Any:
+    """The folder's tokenizer with the tokens that its config.json says were added, in the published code's order."""
+    tokenizer = w.read_tokenizer(folder, config=text)  # transformers knows no EventChat_llama
+    added = ["<ev_patch>"] if config.get("mm_use_im_patch_token", True) else []
+    added += ["<ev_start>", "<ev_end>"] if config.get("mm_use_im_start_end", False) else []
+    missing = [token for token in added if token not in tokenizer.get_vocab()]
+    # the published code gives <ev_patch> a random row where it has none, and no prompt holds it
+    if missing and not (missing == ["<ev_patch>"] and len(tokenizer) == text.vocab_size):
+        tokenizer.add_tokens(missing, special_tokens=True)
+    w.check_vocabulary(tokenizer, text.vocab_size, folder, padded=False)
+    return tokenizer
+
+
+def _tower_config(tower: Path) -> CLIPVisionConfig:
+    """The tower's config, from a CLIP of images or of images and texts."""
+    kind = w.read_json(tower / "config.json").get("model_type")
+    if kind not in ("clip", "clip_vision_model"):
+        raise UserError(f"{tower}/config.json describes model_type {kind!r}; EventGPT's vision tower is a CLIP")
+    with w.told(f"{tower}/config.json describes no CLIP that can be built"):
+        return CLIPVisionConfig.from_pretrained(tower, local_files_only=True)
+
+
+def _tower_folder(chosen: str | None, named: str | None, folder: Path) -> Path:
     """Where the tower's config and preprocessing are: a path beside the checkpoint, an absolute one, or a hub id."""
+    instead = "set weights.vision_tower=<folder or hub id>"
+    tower = chosen or named
     if not tower:
-        raise UserError(f"{folder}/config.json has no mm_visual_tower; set weights.vision_tower=<folder or hub id>")
-    for place in (folder / tower, Path(tower)):
+        raise UserError(f"{folder}/config.json has no mm_visual_tower; {instead}")
+    for place in (folder / tower, Path(tower).expanduser()):
         if (place / "config.json").is_file():
-            return str(place)
-    if tower.startswith((".", "/", "~")) or tower.count("/") != 1:
+            return place
+    if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", tower):
+        source = "weights.vision_tower" if chosen else f"{folder}/config.json"
         raise UserError(
-            f"{folder}/config.json names the vision tower {tower!r}, and there is no such folder with a config.json; "
-            "set weights.vision_tower=<folder or hub id> (openai/clip-vit-large-patch14-336 for EventGPT-7b)"
+            f"{source} names the vision tower {tower!r}, and there is no such folder with a config.json; "
+            f"{instead} (openai/clip-vit-large-patch14-336 for EventGPT-7b)"
         )
-    return w.from_hub(tower, ("config.json", "preprocessor_config.json"), "weights.vision_tower=<folder>")
+    return Path(w.from_hub(tower, ("config.json", "preprocessor_config.json"), "weights.vision_tower=<folder>"))

@@ -13,13 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoTokenizer,
-    CLIPVisionConfig,
-    VideoLlavaConfig,
-    VideoLlavaForConditionalGeneration,
-)
-from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+from transformers import CLIPVisionConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from fourstage.config import PretrainedWeights, VideoLlavaSettings, Weights
 from fourstage.data.read import read_video_file, read_video_frames
@@ -137,29 +131,36 @@ def _load_published(
 ) -> VideoLlavaPipeline:
     """A local folder, or a hub id, in transformers' layout; sizes and token ids come from its config."""
     source = weights.path or HUB_ID
-    folder = Path(source)
+    folder = Path(source).expanduser()
     if not folder.is_dir():
         w.check_hub_id(source)
         folder = Path(w.from_hub(source, None, "weights.path=<folder>"))
     config_json = w.read_checkpoint_config(folder, model_type="video_llava", model="Video-LLaVA")
     files = w.checkpoint_files(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    config = VideoLlavaConfig.from_pretrained(folder)
-    w.check_vocabulary(len(tokenizer), config.text_config.vocab_size, folder)
-    if tokenizer.convert_tokens_to_ids(PLACEHOLDER) != config.video_token_index:
+    w.read_shapes(files)  # finds truncated files
+    with w.told(f"{folder}/config.json describes no Video-LLaVA that can be built"):
+        config = VideoLlavaConfig.from_pretrained(folder, local_files_only=True)
+    text = config.text_config
+    tokenizer = w.read_tokenizer(folder)
+    w.check_vocabulary(tokenizer, text.vocab_size, folder, padded=True)
+    if (found := tokenizer.get_vocab().get(PLACEHOLDER)) != config.video_token_index:
         raise UserError(
-            f"{folder}: the tokenizer has {PLACEHOLDER} as {tokenizer.convert_tokens_to_ids(PLACEHOLDER)}, "
+            f"{folder}: the tokenizer has {PLACEHOLDER} as {found}, "
             f"config.json says video_token_index {config.video_token_index}"
         )
-    w.check_files(files)
-    model, report = VideoLlavaForConditionalGeneration.from_pretrained(
-        folder,
-        config=config,
-        dtype=w.DTYPES[precision],
-        attn_implementation=attention,
-        output_loading_info=True,
-        local_files_only=True,
-    )
+    image_processor = w.read_processor(folder, config.vision_config.image_size)
+    eos_ids = w.end_ids(folder, config_json.get("text_config") or {})
+    with w.told(f"the checkpoint {folder} cannot be loaded"):
+        model, report = VideoLlavaForConditionalGeneration.from_pretrained(
+            folder,
+            config=config,
+            dtype=w.DTYPES[precision],
+            attn_implementation=attention,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are told by check_loading, by name
+            weights_only=True,
+            local_files_only=True,
+        )
     w.check_loading(report, folder)
     model = model.to(device).eval().requires_grad_(False)
     w.clear_generation_defaults(model)
@@ -167,10 +168,8 @@ def _load_published(
         settings,
         model=model,
         tokenizer=tokenizer,
-        image_processor=CLIPImageProcessorPil.from_pretrained(folder),
-        eos_ids=w.end_ids(folder, config_json["text_config"]),
-        pad_id=int(config.text_config.pad_token_id or 0),
-        facts=ModelFacts.read_off(
-            model, attention, source, w.checkpoint_hash(files), config.text_config.max_position_embeddings
-        ),
+        image_processor=image_processor,
+        eos_ids=eos_ids,
+        pad_id=w.pad_id(text.to_dict()),
+        facts=ModelFacts.read_off(model, attention, source, w.checkpoint_hash(files), text.max_position_embeddings),
     )

@@ -14,14 +14,18 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Callable, Iterator, Mapping
+import textwrap
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import CLIPVisionConfig, GenerationConfig, LlamaConfig
+from transformers import AutoTokenizer, CLIPVisionConfig, GenerationConfig, LlamaConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -30,6 +34,7 @@ from fourstage.stages import UserError
 Model = TypeVar("Model", bound=nn.Module)
 RANDOM_STD = {"tiny": 0.1, "7b": 0.02}  # wide enough at each width that the next token is not a coin toss
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DERIVED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")  # older files hold what the config implies
 
 
 def choose_device(device: str) -> str:
@@ -68,12 +73,21 @@ def build(make: Callable[[], Model], device: str, dtype: torch.dtype) -> Model:
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
-        with no_init_weights(), torch.device(device):
-            model = make()
+        model = _construct(make, device)
         model.eval().requires_grad_(False)
         return model
     finally:
         torch.set_default_dtype(before)
+
+
+def _construct(make: Callable[[], Model], device: str) -> Model:
+    """The module without values. What its config ties is tied, which transformers leaves to the initialising."""
+    with no_init_weights(), torch.device(device):
+        model = make()
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel):
+            module.tie_weights()
+    return model
 
 
 def fill_random(model: nn.Module, seed: int, std: float) -> None:
@@ -92,78 +106,129 @@ def fill_random(model: nn.Module, seed: int, std: float) -> None:
             parameter.normal_(0.0, std, generator=generator)
 
 
-def fill_from(
-    model: nn.Module, tensors: Iterator[tuple[str, Tensor]], rename: Callable[[str], str], source: Path
+def check_fit(
+    make: Callable[[], nn.Module], shapes: Mapping[str, tuple[int, ...]], key_of: Callable[[str], str], folder: Path
 ) -> None:
-    """Copy `tensors` into the parameters that `rename` names. Raises UserError naming keys that do not fit."""
-    parameters = dict(model.named_parameters())
-    left, unexpected, misfit = set(parameters), [], []
-    for key, tensor in tensors:
-        name = rename(key)
-        if name not in parameters:
-            unexpected.append(key)
-        elif parameters[name].shape != tensor.shape:
-            misfit.append(f"{key} is {list(tensor.shape)}, the config asks for {list(parameters[name].shape)}")
-        else:
-            parameters[name].copy_(tensor)
-        left.discard(name)
-    faults = []
-    if left:
-        faults.append(f"missing: {_some(sorted(left))}")
-    if unexpected:
-        faults.append(f"unexpected: {_some(unexpected)}")
-    if misfit:
-        faults.append(f"of the wrong shape: {_some(misfit)}")
-    if faults:
+    """Raise UserError naming keys where a checkpoint does not fill the model that `make` constructs.
+
+    `shapes` are the checkpoint's, `key_of` gives its key for a parameter's name. The model is constructed without
+    memory, so that this is told before anything is loaded.
+    """
+    with told(f"{folder}/config.json describes no model that can be built"):
+        model = _construct(make, "meta")
+    wanted = {key_of(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
+    filled = {id(wanted[key]) for key in shapes if key in wanted}  # of tied parameters one is enough
+    faults = {
+        "missing": [key for key, parameter in wanted.items() if id(parameter) not in filled],
+        "unexpected": [key for key in shapes if key not in wanted and not DERIVED.search(key)],
+        "of the wrong shape": [
+            f"{key} is {list(shape)}, the config asks for {list(wanted[key].shape)}"
+            for key, shape in shapes.items()
+            if key in wanted and wanted[key].shape != shape
+        ],
+    }
+    _raise_misfit(faults, folder)
+
+
+def _raise_misfit(faults: Mapping[str, list[str]], folder: Path) -> None:
+    """Raise UserError if any list names something."""
+    if found := [f"{kind}: {_some(names)}" for kind, names in faults.items() if names]:
         raise UserError(
-            f"the checkpoint {source} does not fit the model that its config.json describes; {'; '.join(faults)}"
+            f"the checkpoint {folder} does not fit the model that its config.json describes; {'; '.join(found)}"
         )
 
 
+def fill_from(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], key_of: Callable[[str], str]) -> None:
+    """Copy `tensors` into the parameters, converting to their dtype. `check_fit` has said that they fit."""
+    parameters = {key_of(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
+    for key, tensor in tensors:
+        if key in parameters:
+            parameters[key].copy_(tensor)
+
+
 def checkpoint_files(folder: Path) -> list[Path]:
-    """The files that hold the parameters: safetensors before .bin, by the index where there is one.
+    """The files that hold the parameters: safetensors before .bin, one file before shards, as transformers looks.
 
     Files that lie beside them in a training folder (`mm_projector.bin`, `training_args.bin`, `optimizer.bin`)
     are none of them. Raises UserError where there are no such files, or some of a numbered set are missing.
     """
     for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        if (folder / f"{stem}.{suffix}").is_file():
+            return [folder / f"{stem}.{suffix}"]
         index = folder / f"{stem}.{suffix}.index.json"
         if index.is_file():
-            files = [folder / name for name in sorted(set(read_json(index)["weight_map"].values()))]
+            weight_map = read_json(index).get("weight_map")
+            if not isinstance(weight_map, Mapping) or not weight_map:
+                raise UserError(f"{index} has no weight_map: fetch it again")
+            files = [folder / str(name) for name in sorted(set(weight_map.values()))]
             if missing := [file.name for file in files if not file.is_file()]:
                 raise UserError(f"{index} lists files that are not there: {_some(missing)}")
             return files
-        shards = sorted(folder.glob(f"{stem}-*-of-*.{suffix}"))
-        if shards:
-            numbers = [re.search(r"-(\d+)-of-(\d+)\.", shard.name) for shard in shards]
-            total = max(int(match[2]) for match in numbers if match)
-            if len(shards) != total:
-                raise UserError(f"{folder} has {len(shards)} of {total} files {stem}-*-of-*.{suffix}")
-            return shards
-        if (folder / f"{stem}.{suffix}").is_file():
-            return [folder / f"{stem}.{suffix}"]
+        if shards := sorted(folder.glob(f"{stem}-[0-9]*-of-[0-9]*.{suffix}")):
+            total = int(shards[-1].stem.rpartition("-")[2])
+            names = [f"{stem}-{i:05d}-of-{total:05d}.{suffix}" for i in range(1, total + 1)]
+            if missing := sorted({*names} - {shard.name for shard in shards}):
+                raise UserError(f"{folder} has not all of {total} shards, and no index; missing: {_some(missing)}")
+            return [folder / name for name in names]
     raise UserError(
         f"{folder} is not a checkpoint folder: no model.safetensors, pytorch_model.bin or numbered shards of them"
     )
 
 
-def read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor of the files in turn, one file in memory at a time. `.bin` is read with weights_only."""
+def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor, without reading the values. Raises UserError for a truncated file."""
+    shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, framework="pt") as tensors:
-                    for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
-                        yield key, tensors.get_tensor(key)
-            except SafetensorError as error:
-                raise UserError(f"{file} is truncated or no safetensors file ({error}): fetch it again") from error
+            with _whole(file), safe_open(file, framework="pt") as tensors:  # compares the file's size with its header
+                shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
         else:
-            try:
-                tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-                reason = str(error).splitlines()[0]
-                raise UserError(f"{file} cannot be read as tensors ({reason}): fetch it again") from error
-            yield from tensors.items()
+            shapes |= {key: tuple(tensor.shape) for key, tensor in _read_bin(file).items()}
+    return shapes
+
+
+def read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of the files in turn; they are mapped, so that about one tensor is in memory at a time."""
+    for file in files:
+        if file.suffix == ".safetensors":
+            with _whole(file), safe_open(file, framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 (safe_open is no mapping)
+                    yield key, tensors.get_tensor(key)
+        else:
+            yield from _read_bin(file).items()
+
+
+def _read_bin(file: Path) -> dict[str, Tensor]:
+    """The tensors of a `.bin` file, mapped. Nothing else in it is unpickled (`weights_only`)."""
+    try:
+        with _whole(file), warnings.catch_warnings(action="ignore"):  # what torch warns of, it then refuses
+            mapped = zipfile.is_zipfile(file)  # what torch wrote before 1.6 is none and has to be read
+            tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=mapped)
+    except UserError as error:
+        if isinstance(error.__cause__, pickle.UnpicklingError):  # torch's own words advise to load it all the same
+            raise UserError(
+                f"{file} is no file of tensors, or holds other objects too, which are not loaded: fetch it again"
+            ) from error
+        raise
+    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise UserError(f"{file} holds no table of named tensors: it is no checkpoint")
+    return tensors
+
+
+@contextmanager
+def told(what: str, remedy: str = "") -> Iterator[None]:
+    """Whatever a library raises inside is raised as one line: `what` happened, its reason, and the remedy."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # each library has its own; the way out is the same
+        reason = textwrap.shorten(str(error), 200, placeholder=" …")
+        raise UserError(f"{what} ({type(error).__name__}{reason and ': '}{reason}){remedy}") from error
+
+
+def _whole(file: Path) -> Any:
+    return told(f"{file} is truncated or damaged", ": fetch it again")
 
 
 def checkpoint_hash(files: list[Path]) -> str:
@@ -264,23 +329,46 @@ LLAMA_KEYS = (
 )  # fmt: skip
 
 
-def llama_config(config: Mapping[str, Any]) -> LlamaConfig:
-    """The language model's part of a config.json written by transformers 4 (`rope_theta`, `rope_scaling`)."""
-    rope = {"rope_type": "default", "rope_theta": float(config.get("rope_theta") or 10000.0)}
-    scaling = dict(config.get("rope_scaling") or {})
-    if "type" in scaling:
-        scaling["rope_type"] = scaling.pop("type")
-    try:
+def llama_config(config: Mapping[str, Any], folder: Path) -> LlamaConfig:
+    """The language model's part of a config.json, of transformers 4 (`rope_theta`, `rope_scaling`) or 5."""
+    with told(f"{folder}/config.json describes no LLaMA that can be built"):
+        rope = {"rope_type": "default", "rope_theta": float(config.get("rope_theta") or 10000.0)}
+        scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
+        if "type" in scaling:
+            scaling["rope_type"] = scaling.pop("type")
         return LlamaConfig(
             **{key: config[key] for key in LLAMA_KEYS if config.get(key) is not None}, rope_parameters=rope | scaling
         )
-    except (TypeError, ValueError) as error:
-        raise UserError(f"config.json describes no LLaMA that can be built: {error}") from error
 
 
-def check_vocabulary(tokens: int, rows: int, folder: Path) -> None:
-    """Raise UserError where the tokenizer has ids that the embedding has no row for."""
-    if tokens > rows:
+def read_tokenizer(folder: Path, **options: Any) -> Any:
+    """The tokenizer of a checkpoint folder. Raises UserError where its files are missing or damaged."""
+    files = [folder / name for name in ("tokenizer.json", "tokenizer.model")]
+    if not any(file.is_file() and file.stat().st_size for file in files):  # transformers would make an empty one
+        raise UserError(f"{folder} has neither tokenizer.json nor tokenizer.model: put the tokenizer's files there")
+    with told(f"the tokenizer files in {folder} cannot be read", ": fetch them again"):
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+
+
+def read_processor(folder: Path, image_size: int) -> CLIPImageProcessorPil:
+    """CLIP's preprocessing as a folder's preprocessor_config.json has it. Raises UserError where that is not so."""
+    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+        raise UserError(f"{folder} has no preprocessor_config.json: put the one there that belongs to this tower")
+    with told(f"{folder}: preprocessor_config.json cannot be read", ": fetch it again"):
+        processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
+    made = [processor.crop_size["height"], processor.crop_size["width"]]
+    if made != [image_size, image_size]:
+        raise UserError(
+            f"{folder}: preprocessor_config.json makes images of {made[0]}×{made[1]}, the tower takes "
+            f"{image_size}×{image_size}; use the file that belongs to it"
+        )
+    return processor
+
+
+def check_vocabulary(tokenizer: Any, rows: int, folder: Path, padded: bool) -> None:
+    """Raise UserError where tokenizer and embedding disagree; a `padded` one may have rows without a token."""
+    tokens = 1 + max(tokenizer.get_vocab().values())
+    if tokens > rows or (tokens < rows and not padded):
         raise UserError(
             f"{folder}: the tokenizer has {tokens} tokens and the embedding {rows} rows (vocab_size in config.json); "
             "use the tokenizer that belongs to these weights"
@@ -292,29 +380,26 @@ def end_ids(folder: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
     generation = folder / "generation_config.json"
     found = read_json(generation).get("eos_token_id") if generation.is_file() else None
     if found is None:
-        found = config.get("eos_token_id", 2)
-    return tuple(found) if isinstance(found, list) else (int(found),)
+        found = config.get("eos_token_id")
+    return tuple(found) if isinstance(found, list) else (2 if found is None else int(found),)
 
 
-def check_files(files: list[Path]) -> None:
-    """Raise UserError for a truncated file before anything is built (safetensors keep their sizes in front)."""
-    for file in files:
-        if file.suffix == ".safetensors":
-            try:
-                with safe_open(file, framework="pt") as tensors:
-                    tensors.keys()
-            except SafetensorError as error:
-                raise UserError(f"{file} is truncated or no safetensors file ({error}): fetch it again") from error
+def pad_id(config: Mapping[str, Any]) -> int:
+    """The id that fills a batch: config.json's, else 0 (also where it is -1, as in the first LLaMA's)."""
+    return max(0, int(config.get("pad_token_id") or 0))
 
 
 def check_loading(report: Mapping[str, Any], folder: Path) -> None:
     """Raise UserError naming the keys where transformers could not fill the model exactly."""
-    faults = []
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if keys := sorted(str(key) for key in report.get(kind) or ()):
-            faults.append(f"{kind.replace('_', ' ')}: {_some(keys)}")
-    if faults:
-        raise UserError(f"the checkpoint {folder} does not fit the model of its config.json; {'; '.join(faults)}")
+    faults = {
+        "missing": sorted(report["missing_keys"]),
+        "unexpected": sorted(key for key in report["unexpected_keys"] if not DERIVED.search(key)),
+        "of the wrong shape": [
+            f"{key} is {list(found)}, the config asks for {list(asked)}"
+            for key, found, asked in sorted(report["mismatched_keys"])
+        ],
+    }
+    _raise_misfit(faults, folder)
 
 
 def check_hub_id(source: str) -> None:
@@ -327,14 +412,8 @@ def from_hub(hub_id: str, files: tuple[str, ...] | None, instead: str) -> str:
     """The local folder of a hub snapshot (`files`: only these). Raises UserError where the hub cannot be asked."""
     from huggingface_hub import snapshot_download
 
-    try:
+    with told(f"{hub_id} is not in the local cache and the hub could not be asked", f"; give a local copy: {instead}"):
         return str(snapshot_download(hub_id, allow_patterns=list(files) if files else None))
-    except Exception as error:  # whatever the hub client raises, the way out is the same
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"{hub_id} is not in the local cache and the hub could not be asked ({reason[:160]}); "
-            f"give a local copy: {instead}"
-        ) from error
 
 
 def _some(names: list[str], most: int = 6) -> str:
