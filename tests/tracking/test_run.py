@@ -139,7 +139,7 @@ def test_a_thousand_samples_are_logged_in_seconds(run: TrackedRun) -> None:
     began = time.monotonic()
     run.log_samples([replace(RECORD, position=n) for n in range(1000)])
     assert time.monotonic() - began < 10  # 1 s on two cores
-    assert len(run._client.get_metric_history(run.run_id, "tpot_ms")) == 1000
+    assert len(run._client.get_metric_history(run.run_id, "sample_tpot_ms")) == 1000
 
 
 def test_figures_and_tags_of_the_run_are_kept(run: TrackedRun) -> None:
