@@ -75,7 +75,7 @@ def _output_tokens(records: Sequence[SampleRecord]) -> Figure | None:
     from matplotlib.ticker import MaxNLocator
 
     tokens = [record.output_tokens for record in records if record.output_tokens is not None]
-    if not tokens:
+    if len(set(tokens)) < 2:  # one block says nothing
         return None
 
     def draw(axes: Axes) -> None:
@@ -92,18 +92,17 @@ def _output_tokens(records: Sequence[SampleRecord]) -> Figure | None:
 
 def _decode_against_tokens(records: Sequence[SampleRecord]) -> Figure | None:
     pairs = [(r.output_tokens, r.decode_s) for r in records if r.output_tokens is not None and r.decode_s is not None]
-    if not pairs:
+    if len({tokens for tokens, _ in pairs}) < 2:  # one length has no slope
         return None
     tokens, seconds = np.array(pairs, dtype=np.float64).T
 
     def draw(axes: Axes) -> None:
         axes.scatter(tokens, seconds, s=18, color=COLOURS["decode"], alpha=0.7)
-        if len(set(tokens)) > 1:  # one length has no slope
-            slope, intercept = np.polyfit(tokens, seconds, 1)
-            ends = np.array([tokens.min(), tokens.max()])
-            text = f"{1000 * slope:.3g} ms per token, {1000 * intercept:.3g} ms at 0"
-            axes.plot(ends, intercept + slope * ends, color=LINE, label=text)
-            axes.legend(frameon=False)
+        slope, intercept = np.polyfit(tokens, seconds, 1)
+        ends = np.array([tokens.min(), tokens.max()])
+        text = f"{1000 * slope:.3g} ms per token, {1000 * intercept:.3g} ms at 0"
+        axes.plot(ends, intercept + slope * ends, color=LINE, label=text)
+        axes.legend(frameon=False)
         axes.set_xlabel("output tokens")
         axes.set_ylabel("decode (s)")
 
