@@ -5,6 +5,7 @@ is tried in its place.
 
     media = read_event_images(sample)  # five images, media.source == "png" or "npy"
     media = read_video_frames(sample, frames=8, rule="linspace")
+    event_files(sample), video_files(sample)  # the files behind them, unread
 """
 
 from __future__ import annotations
@@ -29,17 +30,8 @@ def read_event_images(
     `auto` takes the PNGs where the entry lists any, else the raw events. All PNGs listed are read; a count other
     than `images` is noted. `max_span_us` is the limit of `render_events` in microseconds. Raises SampleError.
     """
-    if source not in EVENT_SOURCES:
-        raise UserError(f"unknown event source {source!r}; expected one of {', '.join(EVENT_SOURCES)}")
-    if not sample.event_image and not sample.event_data:
-        raise SampleError(f"sample {sample.key!r} has no event data: its entry has neither event_image nor event_data")
-    if source == "png" or (source == "auto" and sample.event_image):
-        if not sample.event_image:
-            raise SampleError(f"sample {sample.key!r} lists no event_image; read its raw events instead (source npy)")
-        return _event_pngs([inside(sample.root, "event_image", name) for name in sample.event_image], images)
-    if not sample.event_data:
-        raise SampleError(f"sample {sample.key!r} has no event_data; read its PNGs instead (source png)")
-    return _rendered_events(inside(sample.root, "event_npy", sample.event_data), images, max_span_us)
+    chosen, paths = _choose_events(sample, source)
+    return _event_pngs(paths, images) if chosen == "png" else _rendered_events(paths[0], images, max_span_us)
 
 
 def read_video_frames(sample: Sample, source: str = "auto", frames: int = 8, rule: str = "linspace") -> Media:
@@ -48,15 +40,31 @@ def read_video_frames(sample: Sample, source: str = "auto", frames: int = 8, rul
     The MP4 is mp4/<mp4_data>, else mp4/<video_data>.mp4; the images are the folder video/<video_data>. `auto`
     takes the MP4 where the entry names one or the file exists, else the folder. Raises SampleError.
     """
-    if source not in VIDEO_SOURCES:
-        raise UserError(f"unknown video source {source!r}; expected one of {', '.join(VIDEO_SOURCES)}")
-    if not sample.mp4_data and not sample.video_data:
-        raise SampleError(f"sample {sample.key!r} has no video data: its entry has neither mp4_data nor video_data")
-    if source == "auto":
-        source = _video_source(sample)
-    if source == "mp4":
-        return _mp4_frames(_mp4_path(sample), frames, rule)
-    return _folder_frames(_frame_folder(sample), frames, rule)
+    chosen, path = _choose_video(sample, source)
+    return _mp4_frames(path, frames, rule) if chosen == "mp4" else _folder_frames(path, frames, rule)
+
+
+def event_files(sample: Sample, source: str = "auto") -> list[Path]:
+    """List the files that `read_event_images` reads, each once, without opening them.
+
+    A file that the entry names and the disk lacks is in the list: to say so is for whoever reads it. Raises
+    SampleError and UserError as `read_event_images` does for the choice of source.
+    """
+    return list(dict.fromkeys(_choose_events(sample, source)[1]))
+
+
+def video_files(sample: Sample, source: str = "auto", frames: int = 8, rule: str = "linspace") -> list[Path]:
+    """List the files that `read_video_frames` reads, each once, without opening them: an MP4, or the frames chosen.
+
+    An MP4 that the entry names and the disk lacks is in the list. Raises SampleError and UserError as
+    `read_video_frames` does for the choice of source and of frames.
+    """
+    chosen, path = _choose_video(sample, source)
+    if chosen == "mp4":
+        frame_indices(1, frames, rule)  # a rule that reading refuses is refused here too
+        return [path]
+    paths, indices = _choose_frames(path, frames, rule)
+    return [paths[index] for index in sorted(set(indices))]
 
 
 def read_event_file(path: Path, images: int = 5, max_span_us: int | None = 100_000) -> Media:
@@ -71,6 +79,38 @@ def read_event_file(path: Path, images: int = 5, max_span_us: int | None = 100_0
 def read_video_file(path: Path, frames: int = 8, rule: str = "linspace") -> Media:
     """Frames from one place outside a dataset: a clip, or a folder of pictures."""
     return _folder_frames(path, frames, rule) if path.is_dir() else _mp4_frames(path, frames, rule)
+
+
+def _choose_events(sample: Sample, source: str) -> tuple[str, list[Path]]:
+    """The source that is read, "png" or "npy", and its files."""
+    if source not in EVENT_SOURCES:
+        raise UserError(f"unknown event source {source!r}; expected one of {', '.join(EVENT_SOURCES)}")
+    if not sample.event_image and not sample.event_data:
+        raise SampleError(f"sample {sample.key!r} has no event data: its entry has neither event_image nor event_data")
+    if source == "png" or (source == "auto" and sample.event_image):
+        if not sample.event_image:
+            raise SampleError(f"sample {sample.key!r} lists no event_image; read its raw events instead (source npy)")
+        return "png", [inside(sample.root, "event_image", name) for name in sample.event_image]
+    if not sample.event_data:
+        raise SampleError(f"sample {sample.key!r} has no event_data; read its PNGs instead (source png)")
+    return "npy", [inside(sample.root, "event_npy", sample.event_data)]
+
+
+def _choose_video(sample: Sample, source: str) -> tuple[str, Path]:
+    """The source that is read, and where it is: "mp4" and the clip, or "images" and the folder."""
+    if source not in VIDEO_SOURCES:
+        raise UserError(f"unknown video source {source!r}; expected one of {', '.join(VIDEO_SOURCES)}")
+    if not sample.mp4_data and not sample.video_data:
+        raise SampleError(f"sample {sample.key!r} has no video data: its entry has neither mp4_data nor video_data")
+    if source == "auto":
+        source = _video_source(sample)
+    return source, _mp4_path(sample) if source == "mp4" else _frame_folder(sample)
+
+
+def _choose_frames(folder: Path, frames: int, rule: str) -> tuple[list[Path], tuple[int, ...]]:
+    """All images of a folder, and the positions of those that `rule` chooses."""
+    paths = list_images(folder)
+    return paths, frame_indices(len(paths), frames, rule)
 
 
 def _event_pngs(paths: list[Path], images: int) -> Media:
@@ -123,8 +163,7 @@ def _mp4_frames(path: Path, frames: int, rule: str) -> Media:
 
 
 def _folder_frames(folder: Path, frames: int, rule: str) -> Media:
-    paths = list_images(folder)
-    indices = frame_indices(len(paths), frames, rule)
+    paths, indices = _choose_frames(folder, frames, rule)
     read = {index: read_image(paths[index]) for index in sorted(set(indices))}
     return Media(
         images=tuple(read[index] for index in indices),

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fourstage.data.dataset import read_dataset
-from fourstage.data.read import read_event_images, read_video_frames
+from fourstage.data.read import event_files, read_event_images, read_video_frames, video_files
 from fourstage.stages import Sample, SampleError, UserError
 
 MakeMp4 = Callable[..., Path]
@@ -179,6 +179,85 @@ def test_fewer_than_eight_frames_are_repeated_and_noted(tmp_path: Path, make_mp4
 def test_the_rule_reaches_the_clip(tmp_path: Path, make_mp4: MakeMp4) -> None:
     make_mp4(tmp_path / "mp4/a.mp4", 21)
     assert read_video_frames(a_sample(tmp_path, mp4_data="a.mp4"), rule="head").indices == tuple(range(8))
+
+
+def test_the_files_of_events_are_those_that_are_read(tmp_path: Path) -> None:
+    make_images(tmp_path / "event_image", FIVE)
+    make_events(tmp_path)
+    sample = a_sample(tmp_path, event_image=tuple(FIVE), event_data="a.npy")
+    for source in ("auto", "png", "npy"):
+        files = event_files(sample, source)
+        assert sum(path.stat().st_size for path in files) == read_event_images(sample, source).bytes_read
+    assert event_files(sample) == [tmp_path / "event_image" / name for name in FIVE]
+    assert event_files(sample, "npy") == [tmp_path / "event_npy/a.npy"]
+
+
+def test_the_files_of_a_clip_are_those_that_are_read(tmp_path: Path, make_mp4: MakeMp4) -> None:
+    mp4 = make_mp4(tmp_path / "mp4/a.mp4", 21)
+    names = [f"{i}.png" for i in range(12)]
+    make_images(tmp_path / "video/a", names)
+    sample = a_sample(tmp_path, video_data="a")
+    assert video_files(sample) == video_files(sample, "mp4") == [mp4]
+    assert video_files(sample, "images", frames=3) == [tmp_path / f"video/a/{i}.png" for i in (0, 5, 11)]
+    for frames, rule in ((3, "linspace"), (8, "head"), (20, "arange")):
+        files = video_files(sample, "images", frames, rule)
+        assert len(files) == len(set(files))
+        size = read_video_frames(sample, "images", frames, rule).bytes_read
+        assert sum(path.stat().st_size for path in files) == size
+
+
+def test_files_are_listed_without_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path / "video/a", ["0.png"])
+    monkeypatch.setattr(Path, "open", None)
+    monkeypatch.setattr("builtins.open", None)
+    assert event_files(a_sample(tmp_path, event_image=("gone.png",))) == [tmp_path / "event_image/gone.png"]
+    assert video_files(a_sample(tmp_path, mp4_data="gone.mp4")) == [tmp_path / "mp4/gone.mp4"]
+    assert video_files(a_sample(tmp_path, video_data="a")) == [tmp_path / "video/a/0.png"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments"),
+    [
+        ({"video_data": "v"}, {}),
+        ({"event_data": "a.npy"}, {"source": "png"}),
+        ({"event_image": ("a.png",)}, {"source": "npy"}),
+        ({"event_data": "../a.npy"}, {}),
+        ({"event_data": "a.npy"}, {"source": "mp4"}),
+    ],
+)
+def test_event_files_fail_as_reading_fails(tmp_path: Path, fields: Any, arguments: Any) -> None:
+    with pytest.raises(UserError) as reading:
+        read_event_images(a_sample(tmp_path, **fields), **arguments)
+    with pytest.raises(type(reading.value)) as listing:
+        event_files(a_sample(tmp_path, **fields), **arguments)
+    assert str(listing.value) == str(reading.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "arguments"),
+    [
+        ({"event_data": "a.npy"}, {}),
+        ({"mp4_data": "clip.mp4"}, {"source": "images"}),
+        ({"video_data": "gone"}, {}),
+        ({"video_data": "gone"}, {"source": "images"}),
+        ({"video_data": "empty"}, {}),
+        ({"video_data": "/etc"}, {}),
+        ({"video_data": "a"}, {"source": "png"}),
+        ({"video_data": "a"}, {"rule": "best"}),
+        ({"video_data": "a"}, {"frames": 0}),
+        ({"mp4_data": "clip.mp4"}, {"rule": "best"}),
+        ({"mp4_data": "clip.mp4"}, {"frames": 0}),
+    ],
+)
+def test_video_files_fail_as_reading_fails(tmp_path: Path, make_mp4: MakeMp4, fields: Any, arguments: Any) -> None:
+    make_images(tmp_path / "video/a", ["0.png"])
+    (tmp_path / "video/empty").mkdir()
+    make_mp4(tmp_path / "mp4/clip.mp4", 3)
+    with pytest.raises(UserError) as reading:
+        read_video_frames(a_sample(tmp_path, **fields), **arguments)
+    with pytest.raises(type(reading.value)) as listing:
+        video_files(a_sample(tmp_path, **fields), **arguments)
+    assert str(listing.value) == str(reading.value)
 
 
 @pytest.mark.real
