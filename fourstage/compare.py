@@ -23,8 +23,12 @@ WORDS = {"baseline": "", "target": "", "sweep": "", "uri": "sqlite:///mlruns/mlf
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if any(word in ("-h", "--help") for word in argv):
+        print(__doc__)
+        return 0
     try:
-        words = _words(sys.argv[1:] if argv is None else argv)
+        words = _words(argv)
         print_comparison(words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -41,6 +45,7 @@ def print_comparison(words: dict[str, str]) -> None:
     runs = choose_runs(find_runs(where), words["baseline"], words["target"], words["sweep"])
     records = [run_records(where, run.run_id) for run in runs]
     _print_table([run.name for run in runs], records)
+    _print_differences(runs)
 
 
 def choose_runs(runs: Sequence[RunFacts], baseline: str, target: str, sweep: str) -> list[RunFacts]:
@@ -101,12 +106,31 @@ def _print_table(names: Sequence[str], records: Sequence[Sequence[SampleRecord]]
     screen.print(table)
     for name, rows in zip(names[1:], records[1:], strict=True):
         if (value := ratio(paired := pair(records[0], rows), COLUMNS["total"][0])) is not None:
+            if f"{value:.2f}" == "1.00":
+                screen.print(f"{escape(name)} takes as long as {escape(names[0])} in total")
+                continue
             word = "slower" if value > 1 else "faster"
             factor = value if value > 1 else 1 / value
             screen.print(
                 f"{escape(name)} is {factor:.2f}x {word} than {escape(names[0])} in total, over {len(paired.both)} "
                 "samples that both answered"
             )
+
+
+def _print_differences(runs: Sequence[RunFacts]) -> None:
+    """The settings in which the runs differ: a ratio is of these, not of the models alone."""
+    from rich.markup import escape
+
+    from fourstage.screen import console
+
+    screen = console()
+    for key in sorted({key for run in runs for key in run.params}):
+        values = [run.params.get(key, "-") for run in runs]
+        if len(set(values)) > 1 and not key.startswith("tracking."):
+            screen.print(f"  {key}: {escape(', '.join(values))}")
+    for run in runs:
+        if run.tags.get("fourstage.valid") == "false":
+            screen.print(f"[red]invalid[/red] {escape(run.name)}: {run.tags.get('fourstage.checks_failed', '')}")
 
 
 def _words(argv: Sequence[str]) -> dict[str, str]:

@@ -9,6 +9,7 @@ Every override is checked against the schema before Hydra composes, so that a sl
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def check_command_line(argv: Sequence[str]) -> None:
 
     if any(flag.startswith(("-sc", "--shell-completion", "-s")) for flag in argv):
         return  # half a word is being completed
+    if any(flag in ("-c", "--cfg") for flag in argv) and any(flag in ("-m", "--multirun") for flag in argv):
+        raise SettingError("--cfg shows one composition, -m runs several: leave one of them out")
     sweeping = any(flag in ("-m", "--multirun") for flag in argv)
     parser = OverridesParser.create()
     for text in overrides_of(argv):
@@ -64,17 +67,32 @@ def check_command_line(argv: Sequence[str]) -> None:
         try:
             (override,) = parser.parse_overrides([text])
         except OverrideParseException as error:
-            key, _, value = text.partition("=")
             raise SettingError(
-                f"cannot read {text!r}; put a text with special characters in quotes: '{key}=\"{value}\"'"
+                f"cannot read {text!r}; put a text with special characters in quotes: {quoted_word(text)}"
             ) from error
         key = override.key_or_group
         if key == "hydra" or key.startswith(("hydra.", "hydra/", "+hydra")):
             continue
         if override.is_sweep_override() and not sweeping:
-            raise SettingError(f"{text!r} gives several values: add -m to run each of them")
+            quoted = f", or put the text in quotes: {quoted_word(text)}" if settings.is_text(key) else ""
+            raise SettingError(f"{text!r} gives several values: add -m to run each of them{quoted}")
         for value in _values(override):
             settings.check_override(key, value, conf_folder())
+
+
+def quoted_word(text: str) -> str:
+    """`key=value` as it can be typed in a shell, the value quoted for Hydra."""
+    key, _, value = text.partition("=")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def swept_keys(argv: Sequence[str]) -> list[str]:
+    """The settings to which a command line gives several values."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    parsed = OverridesParser.create().parse_overrides(overrides_of(argv))
+    return [override.key_or_group for override in parsed if override.is_sweep_override()]
 
 
 def from_hydra(error: Exception) -> bool:
@@ -87,7 +105,9 @@ def hydras_word(error: Exception) -> str:
     if match := re.search(r"Could not (?:override|append|delete|resolve)[^']*'([^']+)'", str(error)):
         key = match[1]
         group = key.partition(".")[0]
-        return f"{key!r} is no setting of the {group} that was chosen; python -m fourstage.run --cfg job shows what is"
+        owner = settings.owner(key)
+        whose = f"it belongs to {owner}" if owner else "python -m fourstage.run --cfg job shows what is"
+        return f"{key!r} is no setting of the {group} that was chosen; {whose}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines[:2]) or type(error).__name__
 

@@ -27,6 +27,9 @@ class SettingError(UserError):
     """A setting that does not exist, or a value that it cannot have."""
 
 
+MOST = 2**63 - 1  # what a seed can be; no user needs to be told
+
+
 @dataclass(frozen=True)
 class Range:
     """Where a number must lie: from `low`, or `above` it, up to `high`."""
@@ -45,7 +48,7 @@ class Range:
     def __str__(self) -> str:
         words = "" if self.low is None else f" from {self.low:g}"
         words += "" if self.above is None else f" above {self.above:g}"
-        return words + ("" if self.high is None else f" up to {self.high:g}")
+        return words + ("" if self.high is None or self.high >= MOST else f" up to {self.high:g}")
 
 
 ANY = Range()
@@ -124,7 +127,14 @@ class EngineSettings:
 class ProtocolSettings:
     name: str
     warmup: Annotated[int, Range(0, 1000)]
+    warmup_tolerance: Annotated[float, Range(above=0, high=1)]
     repeats: Annotated[int, Range(1, 1000)]
+    max_repeats: Annotated[int, Range(1, 1000)]
+    target_half_width: Annotated[float, Range(above=0, high=1)] | None
+    order: Literal["as_is", "shuffled"]
+    io: Literal["as_is", "warm", "cold"]
+    sentinel: Annotated[int, Range(0, 100_000)]
+    audit: bool
 
 
 @dataclass(frozen=True)
@@ -154,7 +164,7 @@ class Config:
     num_beams: Annotated[int, Range(1, 64)]
     stop: Literal["natural", "fixed"]
     prompt: str | None
-    seed: Annotated[int, Range(0, 2**63 - 1)]
+    seed: Annotated[int, Range(0, MOST)]
     device: str
     batch_size: Annotated[int, Range(1, 1024)]
     run_name: str | None
@@ -171,6 +181,10 @@ def check(tree: Mapping[str, Any]) -> Config:
     """The typed configuration of a composed tree. Raises SettingError for the first setting that is wrong."""
     config = _build(Config, tree, "")
     assert isinstance(config, Config)
+    if config.prompt is not None and not config.prompt.strip():
+        raise SettingError("prompt is blank: give a question, or prompt=null for each sample's own")
+    if config.run_name is not None and (not config.run_name.strip() or not config.run_name.isprintable()):
+        raise SettingError(f"run_name={config.run_name!r}: expected a name of printable characters in one line")
     if config.stop == "fixed" and config.num_beams > 1:
         raise SettingError("stop=fixed with num_beams>1: beams end where they end; set num_beams=1")
     if (
@@ -205,6 +219,21 @@ def check_override(key: str, value: Any, conf: Path) -> None:
     raise errors[0]
 
 
+def owner(key: str) -> str | None:
+    """Which choice a setting belongs to where not every option of its group has it: `model=videollava`."""
+    group, _, name = key.partition(".")
+    members = _groups(typing.get_type_hints(Config, include_extras=True).get(group))
+    owners = [
+        choice for member in members if name in [item.name for item in fields(member)] for choice in _names(member)
+    ]
+    return f"{group}={'|'.join(owners)}" if owners and len(members) > 1 else None
+
+
+def is_text(key: str) -> bool:
+    """Whether a setting holds free text."""
+    return any(str in _members(hint) for hint in _leaves().get(key, []))
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"model": {"name": "x"}}` → `{"model.name": "x"}`: the names under which MLflow shows the settings."""
     flat: dict[str, Any] = {}
@@ -226,10 +255,17 @@ def identity(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def default_run_name(config: Config) -> str:
-    """`videollava-demo-bf16-T0.2`: what a reader of the runs table tells runs apart by."""
+NAMED = ("model", "weights", "precision", "temperature", "generation")  # what every name says
+
+
+def default_run_name(config: Config, varied: Mapping[str, str] | None = None) -> str:
+    """`videollava-demo-bf16-T0.2-seed3`: what tells runs apart, with what a sweep varied beyond it."""
     how = "greedy" if config.temperature == 0 else f"T{config.temperature:g}"
-    return f"{config.model.name}-{config.weights.name}-{config.precision}-{how}"
+    name = f"{config.model.name}-{config.weights.name}-{config.precision}-{how}"
+    for key, value in (varied or {}).items():
+        if key not in NAMED:
+            name += f"-{key.rpartition('.')[2]}={value}"
+    return name
 
 
 def _build(kind: Any, tree: Any, path: str) -> Any:
@@ -297,6 +333,8 @@ def suggest(found: str, known: list[str]) -> str:
     near = [name for name in known if "." in name and name.rpartition(".")[2] == found][:1]  # root → dataset.root
     near = near or difflib.get_close_matches(found, known, n=1, cutoff=0.6)
     listed = ", ".join(known)
+    if not near and len(known) > 12:
+        return "python -m fourstage.run --help lists them"
     if near:
         return f"did you mean {near[0]!r}?" + (f" (there are {listed})" if len(known) <= 6 else "")
     return f"there are {listed}"

@@ -11,10 +11,13 @@ between the first and the last reading: no logging, no printing, no counting of 
 from __future__ import annotations
 
 import hashlib
+import random
+import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import takewhile
 from typing import Protocol
 
 from fourstage.stages import (
@@ -29,6 +32,7 @@ from fourstage.stages import (
 )
 
 WARMUP_TOKENS = 16  # enough to pass through every kind of step; the rest would only take longer
+STABLE_ROUNDS = 3
 
 
 class Device(Protocol):
@@ -52,6 +56,23 @@ class Planned:
     position: int  # in the run, from 0
     repeat: int
     seed: int
+    role: str = "sample"
+
+
+class GpuReading(Protocol):
+    """What is put on the record of a GPU after a sample (`environment.GpuState`)."""
+
+    @property
+    def sm_clock_mhz(self) -> int | None: ...
+
+    @property
+    def power_w(self) -> float | None: ...
+
+    @property
+    def temperature_c(self) -> int | None: ...
+
+    @property
+    def throttle_reasons(self) -> tuple[str, ...] | None: ...
 
 
 @dataclass
@@ -92,24 +113,58 @@ class Timing:
     clock: Callable[[], float] = time.perf_counter
     end_to_end_clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
+    prepare_files: Callable[[Sample], float | None] = lambda _: None  # before a sample; share in the page cache
+    read_gpu: Callable[[], GpuReading | None] = lambda: None  # after a sample
 
     def stopwatch(self) -> Stopwatch:
         return Stopwatch(self.device, self.clock)
 
 
-def plan(samples: Sequence[Sample], questions: Sequence[str], repeats: int, seed: int) -> list[Planned]:
-    """Every sample `repeats` times, round by round. A sample's seed depends on nothing but seed, key and repeat."""
-    return [
-        Planned(
-            sample,
-            question,
-            position=i + repeat * len(samples),
-            repeat=repeat,
-            seed=sample_seed(seed, sample.key, repeat),
-        )
-        for repeat in range(repeats)
-        for i, (sample, question) in enumerate(zip(samples, questions, strict=True))
-    ]
+def plan(
+    samples: Sequence[Sample],
+    questions: Sequence[str],
+    repeats: int,
+    seed: int,
+    order: str = "as_is",
+    sentinel: int = 0,
+) -> list[Planned]:
+    """Every sample `repeats` times, round by round (see `plan_round`)."""
+    planned: list[Planned] = []
+    for repeat in range(repeats):
+        planned += plan_round(samples, questions, repeat, seed, order, sentinel, start=len(planned))
+    return planned
+
+
+def plan_round(
+    samples: Sequence[Sample],
+    questions: Sequence[str],
+    repeat: int,
+    seed: int,
+    order: str = "as_is",
+    sentinel: int = 0,
+    start: int = 0,
+) -> list[Planned]:
+    """One round over all samples, from position `start`; after each `sentinel` of them the first one again.
+
+    A sample's seed depends on nothing but seed, key and repeat, so that order and subset change no answer.
+    `order="shuffled"` draws a new order each round from `seed`.
+    """
+    pairs = list(zip(samples, questions, strict=True))
+    watched = pairs[0]
+    if order == "shuffled":
+        random.Random(f"{seed}:{repeat}").shuffle(pairs)
+    planned: list[Planned] = []
+
+    def add(pair: tuple[Sample, str], role: str) -> None:
+        sample, question = pair
+        seed_of_sample = sample_seed(seed, sample.key, repeat)
+        planned.append(Planned(sample, question, start + len(planned), repeat, seed_of_sample, role))
+
+    for number, pair in enumerate(pairs, start=1):
+        add(pair, "sample")
+        if sentinel and number % sentinel == 0:
+            add(watched, "sentinel")
+    return planned
 
 
 def sample_seed(seed: int, key: str, repeat: int) -> int:
@@ -119,20 +174,46 @@ def sample_seed(seed: int, key: str, repeat: int) -> int:
 
 
 def warm_up(
-    pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, timing: Timing, batch_size: int, rounds: int
-) -> int:
-    """Run the first batches without recording them, `rounds` times; gives how many ran through.
+    pipeline: Pipeline,
+    planned: Sequence[Planned],
+    sampling: Sampling,
+    timing: Timing,
+    batch_size: int,
+    limit: int,
+    tolerance: float = 0.1,
+) -> dict[str, int]:
+    """Run the first batch of each shape of input until its time is stable, `limit` rounds at most, off the record.
 
-    A faulty sample is passed over here: its fault goes on the record when it is measured.
+    Stable: the last three rounds lie within `tolerance` of their median. Gives the rounds for each shape. A faulty
+    batch is passed over for the next of its shape: its fault goes on the record when it is measured.
     """
     short = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, WARMUP_TOKENS))
-    done = 0
+    rounds: dict[str, int] = {}
     for batch in _batches(planned, batch_size):
-        while done < rounds:
-            if not all(record.ok for record in measure_batch(pipeline, batch, short, timing)):
+        shape = _shape(batch)
+        if rounds.get(shape):
+            continue
+        totals: list[float] = []
+        while len(totals) < limit and not _stable(totals, tolerance):
+            records = measure_batch(pipeline, batch, short, timing)
+            if not all(record.ok for record in records):
                 break
-            done += 1
-    return done
+            totals.append(sum(record.end_to_end_s or 0.0 for record in records))
+        rounds[shape] = len(totals)
+    return rounds
+
+
+def _shape(batch: Sequence[Planned]) -> str:
+    """What a batch's tensors have in common with another's, as far as the dataset tells without reading files."""
+    images = sorted(len(item.sample.event_image) for item in batch)
+    return f"{len(batch)} samples, listed images {images}"
+
+
+def _stable(totals: Sequence[float], tolerance: float) -> bool:
+    if len(totals) < STABLE_ROUNDS:
+        return False
+    last = totals[-STABLE_ROUNDS:]
+    return max(last) - min(last) <= tolerance * statistics.median(last)
 
 
 def measure(
@@ -152,6 +233,7 @@ def measure_batch(
     as a smaller batch.
     """
     device, watch = timing.device, timing.stopwatch()
+    cached = [timing.prepare_files(item.sample) for item in batch]
     started = timing.wall_clock()
     vision_calls = pipeline.vision_calls
     device.seed(batch[0].seed)
@@ -174,11 +256,21 @@ def measure_batch(
     except MeasurementError:
         raise
     except Exception as error:  # whatever a stage raises belongs to the sample, and is told on its record
-        failed = [_failure(item, watch, started, error, len(batch)) for item in batch]
+        failed = [
+            _failure(item, watch, started, error, len(batch), share) for item, share in zip(batch, cached, strict=True)
+        ]
         return failed if len(batch) == 1 else _apart(pipeline, batch, sampling, timing, failed)
-    shared = _Batch(watch, end_to_end, started, pipeline.vision_calls - vision_calls, device.peak_memory_bytes())
+    shared = _Batch(
+        watch,
+        end_to_end,
+        started,
+        pipeline.vision_calls - vision_calls,
+        device.peak_memory_bytes(),
+        timing.read_gpu(),
+    )
     return [
-        _record(item, i, len(batch), media[i], inputs.prompts[i], generation, shared) for i, item in enumerate(batch)
+        _record(item, i, len(batch), media[i], inputs.prompts[i], generation, shared, cached[i])
+        for i, item in enumerate(batch)
     ]
 
 
@@ -191,10 +283,18 @@ class _Batch:
     started_unix_s: float
     vision_calls: int
     peak_memory_bytes: int | None
+    gpu: GpuReading | None
 
 
 def _record(
-    item: Planned, i: int, size: int, media: Media, prompt: str, generation: Generation, batch: _Batch
+    item: Planned,
+    i: int,
+    size: int,
+    media: Media,
+    prompt: str,
+    generation: Generation,
+    batch: _Batch,
+    cached_share: float | None,
 ) -> SampleRecord:
     """The record of sample `i` of a batch of `size`: a share of each stage, and what this sample waited."""
     watch = batch.watch
@@ -205,9 +305,11 @@ def _record(
         sample_id=item.sample.id,
         position=item.position,
         repeat=item.repeat,
+        role=item.role,
         batch_size=size,
         seed=item.seed,
         started_unix_s=batch.started_unix_s,
+        cached_share=cached_share,
         source=media.source,
         images=len(media.images),
         clip_length=media.clip_length,
@@ -228,6 +330,11 @@ def _record(
         finish_reason=generation.finish_reasons[i],
         vision_calls=batch.vision_calls,
         peak_memory_bytes=batch.peak_memory_bytes,
+        gpu_clock_mhz=batch.gpu.sm_clock_mhz if batch.gpu else None,
+        gpu_power_w=batch.gpu.power_w if batch.gpu else None,
+        gpu_temperature_c=batch.gpu.temperature_c if batch.gpu else None,
+        gpu_throttle=_held_down(batch.gpu),
+        question=item.question,
         prompt=prompt,
         output=generation.texts[i],
         output_ids=generation.token_ids[i],
@@ -235,7 +342,15 @@ def _record(
     )
 
 
-def _failure(item: Planned, watch: Stopwatch, started: float, error: Exception, size: int) -> SampleRecord:
+def _held_down(gpu: GpuReading | None) -> tuple[str, ...]:
+    """Why the GPU's clocks are below what they could be; having nothing to do is no such reason."""
+    reasons = gpu.throttle_reasons if gpu else None
+    return tuple(reason for reason in reasons or () if reason != "gpu_idle")
+
+
+def _failure(
+    item: Planned, watch: Stopwatch, started: float, error: Exception, size: int, cached_share: float | None
+) -> SampleRecord:
     """The record of a sample that failed: the stages it passed, where it fell and why."""
     message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return SampleRecord(
@@ -243,13 +358,16 @@ def _failure(item: Planned, watch: Stopwatch, started: float, error: Exception, 
         sample_id=item.sample.id,
         position=item.position,
         repeat=item.repeat,
+        role=item.role,
         batch_size=size,
         seed=item.seed,
         started_unix_s=started,
+        cached_share=cached_share,
         load_s=watch.share("load", size),
         preprocess_s=watch.share("preprocess", size),
         encode_s=watch.share("encode", size),
         decode_s=watch.share("decode", size),
+        question=item.question,
         reference=item.sample.reference,
         error=message,
         error_stage=watch.current,
@@ -269,7 +387,7 @@ def _apart(
             with watch.stage("preprocess"):
                 pipeline.preprocess([media], [item.question])
         except Exception as error:
-            faulty[item.position] = _failure(item, watch, timing.wall_clock(), error, 1)
+            faulty[item.position] = _failure(item, watch, timing.wall_clock(), error, 1, None)
     healthy = [item for item in batch if item.position not in faulty]
     if not faulty:  # the fault is the batch's own, such as its size
         return failed
@@ -278,9 +396,10 @@ def _apart(
 
 
 def _batches(planned: Sequence[Planned], size: int) -> Iterator[Sequence[Planned]]:
-    """Consecutive items, `size` at a time, never over the border of a repeat."""
+    """Consecutive items, `size` at a time, never over the border of a round, and a sentinel always alone."""
     start = 0
     while start < len(planned):
-        batch = [item for item in planned[start : start + size] if item.repeat == planned[start].repeat]
+        kind = (planned[start].repeat, planned[start].role)
+        batch = list(takewhile(lambda item: (item.repeat, item.role) == kind, planned[start : start + size]))  # noqa: B023
         yield batch
         start += len(batch)

@@ -15,18 +15,28 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import fourstage
 from fourstage import config as settings
-from fourstage.compose import as_tree, check_command_line, conf_folder, from_hydra, hydras_word, overrides_of
-from fourstage.config import Config, DemoDatasetSettings
+from fourstage.compose import (
+    as_tree,
+    check_command_line,
+    conf_folder,
+    from_hydra,
+    hydras_word,
+    overrides_of,
+    swept_keys,
+)
+from fourstage.config import Config, DemoDatasetSettings, JsonDatasetSettings
 from fourstage.stages import Sample, SampleRecord, UserError
 
 if TYPE_CHECKING:
+    from fourstage.checks import Check
     from fourstage.models.pipeline import StagedPipeline
     from fourstage.tracking.run import TrackedRun
 
@@ -39,10 +49,11 @@ class Terminated(BaseException):
 
 @dataclass(frozen=True)
 class Labels:
-    """Where a run stands in a sweep."""
+    """Where a run stands in a sweep, and what the sweep varies."""
 
     sweep: str | None = None
     job: int | None = None
+    varied: Mapping[str, str] = field(default_factory=dict)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,11 +73,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         from_hydra = HydraConfig.get()
         labels = Labels()
         if from_hydra.mode == RunMode.MULTIRUN:
-            labels = Labels(Path(from_hydra.sweep.dir).name, from_hydra.job.num)
+            chosen = dict(word.lstrip("+").split("=", 1) for word in from_hydra.overrides.task if "=" in word)
+            varied = {key: chosen[key] for key in swept_keys(sys.argv[1:]) if key in chosen}
+            labels = Labels(Path(from_hydra.sweep.dir).name, from_hydra.job.num, varied)
             say(f"job {from_hydra.job.num}: {' '.join(from_hydra.overrides.task) or 'as configured'}")
         codes.append(run_job(as_tree(cfg), labels))
 
     previous = signal.signal(signal.SIGTERM, _terminate)
+    interrupt = signal.signal(signal.SIGINT, _interrupt)
     try:
         check_command_line(sys.argv[1:])
         overrides = overrides_of(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
@@ -78,12 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain("interrupted", INTERRUPTED)
     except Terminated:
         return _complain("terminated", TERMINATED)
+    except OSError as error:
+        return _complain(
+            f"{error.strerror or error}: {error.filename}; run from a folder that can be written", UNUSABLE
+        )
     except Exception as error:
         if not from_hydra(error):
             raise
         return _complain(hydras_word(error), UNUSABLE)
     finally:
         signal.signal(signal.SIGTERM, previous)
+        signal.signal(signal.SIGINT, interrupt)
     return max(codes, default=0)
 
 
@@ -99,29 +118,33 @@ def run_job(tree: Mapping[str, Any], labels: Labels) -> int:
 def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
     """Measure every sample of the dataset and leave the run in MLflow. Gives its status there.
 
-    Raises UserError before anything is tracked where the dataset or the store cannot be used.
+    Raises UserError before anything is tracked where the dataset, the store, or the choice of model and device
+    cannot be used.
     """
     samples = read_samples(config)
-    from fourstage.data.dataset import dataset_digest
-    from fourstage.tracking.run import TrackedRun
-    from fourstage.tracking.store import Destination
-
+    with signals_held():  # an exception inside a half-done import or creation would leave both broken
+        from fourstage.checks import not_finished
+        from fourstage.data.dataset import dataset_digest
+        from fourstage.models.load import preflight
+        from fourstage.screen import print_run
+        from fourstage.tracking.run import TrackedRun
+        from fourstage.tracking.store import Destination
+    preflight(config)
     tracking = config.tracking
-    name = config.run_name or settings.default_run_name(config)
+    name = config.run_name or settings.default_run_name(config, labels.varied)
     digest = dataset_digest(samples)
-    run = TrackedRun.start(
-        Destination(tracking.uri, tracking.artifacts, tracking.experiment),
-        name,
-        settings.flatten(tree),
-        _tags(config, tree, labels, digest),
-    )
-    run.log_dataset(config.dataset.name, digest, str(samples[0].root), len(samples))
-    records: list[SampleRecord] = []
+    destination = Destination(tracking.uri, tracking.artifacts, tracking.experiment)
+    with signals_held():
+        run = TrackedRun.start(destination, name, settings.flatten(tree), _tags(config, tree, labels, digest))
     status = "FAILED"
+    records: list[SampleRecord] = []
+    checks: list[Check] = []
+    reached: dict[str, float] = {}
     pipeline: StagedPipeline | None = None
     try:
+        run.log_dataset(config.dataset.name, digest, str(samples[0].root), len(samples))
         pipeline = _load_model(config, run)
-        _measure(config, pipeline, samples, records)
+        checks, reached = _measure_and_check(config, pipeline, samples, records)
         status = "FINISHED" if any(record.ok for record in records) else "FAILED"
     except (KeyboardInterrupt, Terminated):
         status = "KILLED"
@@ -134,14 +157,55 @@ def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
         run.log_file("traceback.txt", traceback.format_exc())
         _complain(f"{type(error).__name__}: {error} (traceback.txt of the run has the whole)", FAILED)
     finally:
-        _record(config, tree, run, records)
-        run.end(status)
         pipeline = None
-        _free_memory()  # the next job of a sweep begins with an empty device
-        from fourstage.screen import print_run
-
-        print_run(name, run.run_id, status, records, tracking.uri)
+        with signals_held():  # what was finished is kept; a second signal ends it all the same
+            if labels.sweep is not None:
+                _free_memory()  # the next job begins with an empty device
+            checks = checks or [not_finished(status, len(records))]
+            print_run(name, run.run_id, status, records, checks, reached, tracking.uri)
+            status = _close(config, tree, run, status, records, checks, reached)
     return status
+
+
+def _close(
+    config: Config,
+    tree: Mapping[str, Any],
+    run: TrackedRun,
+    status: str,
+    records: Sequence[SampleRecord],
+    checks: Sequence[Check],
+    reached: Mapping[str, float],
+) -> str:
+    """Record everything and end the run. Where the store refuses, it is told and the run ends as FAILED."""
+    try:
+        _record(config, tree, run, records, checks, reached)
+    except UserError as error:
+        _complain(f"{error}; not all of the run was recorded", FAILED)
+        status = "FAILED"
+    finally:
+        run.end(status)
+    return status
+
+
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """Keep Ctrl-C and kill waiting until the block is done; a second one ends the process at once."""
+    came: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def hold(number: int, _: object) -> None:
+        came.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    for number in handlers:
+        signal.signal(number, hold)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    if came:
+        raise Terminated if came[0] == signal.SIGTERM else KeyboardInterrupt
 
 
 def read_samples(config: Config) -> list[Sample]:
@@ -155,11 +219,6 @@ def read_samples(config: Config) -> list[Sample]:
         demo = DemoSettings(dataset.samples, dataset.seconds, dataset.width, dataset.height, dataset.fps, dataset.seed)
         return read_dataset(make_demo(Path(dataset.cache), demo), JSON_NAME, dataset.limit)
     return read_dataset(Path(dataset.root), dataset.file, dataset.limit)
-
-
-def question_of(sample: Sample, config: Config) -> str:
-    """The run's prompt where one is set, else the sample's own question, else the dataset's."""
-    return config.prompt or sample.question or config.dataset.question
 
 
 def say(text: str) -> None:
@@ -181,22 +240,17 @@ def _load_model(config: Config, run: TrackedRun) -> StagedPipeline:
     return pipeline
 
 
-def _measure(config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], records: list[SampleRecord]) -> None:
-    """Fill `records`, one by one, so that a caller who is interrupted still has them."""
-    from fourstage.measure import Timing, measure, plan, warm_up
-    from fourstage.models.device import TorchDevice
-    from fourstage.screen import Progress
+def _measure_and_check(
+    config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], records: list[SampleRecord]
+) -> tuple[list[Check], dict[str, float]]:
+    """Measure into `records`, then question what was measured: the checks, and the shares of the device's limits."""
+    from fourstage.checks import check_run
+    from fourstage.evidence import gather, share_metrics
+    from fourstage.rounds import measure_rounds
 
-    if config.prompt is not None:
-        pipeline.check_question(config.prompt, images=1)
-    timing = Timing(TorchDevice(pipeline.facts.device))
-    questions = [question_of(sample, config) for sample in samples]
-    planned = plan(samples, questions, config.protocol.repeats, config.seed)
-    warm_up(pipeline, planned, config.sampling, timing, config.batch_size, config.protocol.warmup)
-    with Progress(len(planned)) as progress:
-        for record in measure(pipeline, planned, config.sampling, timing, config.batch_size):
-            records.append(record)
-            progress.advance(record)
+    planned = measure_rounds(config, pipeline, samples, records)
+    evidence = gather(config, pipeline, planned, records)
+    return check_run(evidence), share_metrics(evidence.shares)
 
 
 def _free_memory() -> None:
@@ -210,22 +264,46 @@ def _free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def _record(config: Config, tree: Mapping[str, Any], run: TrackedRun, records: Sequence[SampleRecord]) -> None:
+def _record(
+    config: Config,
+    tree: Mapping[str, Any],
+    run: TrackedRun,
+    records: Sequence[SampleRecord],
+    checks: Sequence[Check],
+    reached: Mapping[str, float],
+) -> None:
     """Everything that a run leaves, after the measurement."""
     from omegaconf import OmegaConf
 
     from fourstage.analysis.statistics import summarise_run
-    from fourstage.environment import environment
+    from fourstage.checks import as_dict, valid
+    from fourstage.environment import environment, git_diff
 
+    root = Path(config.dataset.root) if isinstance(config.dataset, JsonDatasetSettings) else Path(config.dataset.cache)
     run.log_file("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
-    run.log_dict("environment.json", environment())
-    run.log_samples(records)
-    run.log_metrics(summarise_run(records))
+    run.log_dict("environment.json", environment(root))
+    if diff := git_diff():
+        run.log_file("git_diff.patch", diff)
+    run.log_dict("checks.json", as_dict(checks))
+    failed = [check.id for check in checks if check.verdict == "fail"]
+    run.log_tags({"fourstage.valid": str(valid(checks)).lower(), "fourstage.checks_failed": ",".join(failed) or "none"})
+    measured = [record for record in records if record.role == "sample"]
+    run.log_samples(measured)
+    run.log_metrics(summarise_run(measured) | dict(reached))
     if records:
         sources = sorted({record.source for record in records if record.source})
         run.log_tags({"fourstage.source_read": ",".join(sources) or "none"})
         run.log_results(records)
+        _log_traces(config, run, measured)
+
+
+def _log_traces(config: Config, run: TrackedRun, records: Sequence[SampleRecord]) -> None:
+    """Traces show a sample's way; that they are missing takes nothing from the measurement, and is told."""
+    try:
         run.log_traces(records, config.tracking.traces)
+    except UserError as error:
+        say(f"warning: {error}")
+        run.log_tags({"fourstage.traces_error": str(error)})
 
 
 def _tags(config: Config, tree: Mapping[str, Any], labels: Labels, digest: str) -> dict[str, str]:
@@ -257,6 +335,10 @@ def _complain(message: str, code: int) -> int:
 
 def _terminate(signum: int, frame: object) -> None:
     raise Terminated
+
+
+def _interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

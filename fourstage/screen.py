@@ -8,9 +8,11 @@ print_run(name, run_id, status, records)
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from types import TracebackType
+from typing import TYPE_CHECKING
 
 from rich import box, progress
 from rich.console import Console
@@ -18,6 +20,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from fourstage.stages import STAGES, SampleRecord
+
+if TYPE_CHECKING:
+    from fourstage.checks import Check
 
 MOST_FAULTS = 5  # as many are told on the screen; all are on the records
 
@@ -63,6 +68,24 @@ class Progress:
         self._bar.refresh()
 
 
+def print_checks(screen: Console, checks: Sequence[Check]) -> None:
+    """How many passed, and each one that did not, with what was found."""
+    count = Counter(check.verdict for check in checks)
+    parts = [f"{number} {verdict}" for verdict, number in count.items()]
+    mark = "[red]INVALID[/red]" if count["fail"] else "[green]valid[/green]"
+    screen.print(f"{mark}  checks: {', '.join(parts)}")
+    colours = {"fail": "red", "warn": "yellow", "not possible": "dim"}
+    for check in checks:
+        if check.verdict == "pass":
+            continue
+        found = f"{check.value:.3g}" if isinstance(check.value, float) else check.value
+        limit = f" (limit {check.limit:g})" if isinstance(check.limit, float) else ""
+        told = f": {found}{limit}" if found is not None else ""
+        detail = f"; {escape(check.detail)}" if check.detail else ""
+        colour = colours[check.verdict]
+        screen.print(f"  [{colour}]{check.verdict}[/{colour}] {check.id}: {escape(check.sentence)}{told}{detail}")
+
+
 def milliseconds(seconds: float) -> str:
     """`41.2 ms`, `1.84 s`: three digits in the unit that fits."""
     if seconds >= 1:
@@ -80,9 +103,22 @@ COLUMNS: dict[str, tuple[Callable[[SampleRecord], float | None], Callable[[float
 }
 
 
-def print_run(name: str, run_id: str, status: str, records: Sequence[SampleRecord], wrote_to: str) -> None:
-    """One table: median and range of each stage, tokens, TTFT, TPOT, total; then the faults, name and id."""
+REACHED = {"encode": ("encode_mfu", "MFU"), "TTFT": ("prefill_mfu", "MFU"), "TPOT": ("decode_mbu", "MBU")}
+
+
+def print_run(
+    name: str,
+    run_id: str,
+    status: str,
+    records: Sequence[SampleRecord],
+    checks: Sequence[Check],
+    reached: Mapping[str, float],
+    wrote_to: str,
+) -> None:
+    """One table: median and range of each stage, tokens, TTFT, TPOT, total, and what share of the device's limits
+    that is; then faults and checks, name and id."""
     screen = console()
+    records = [record for record in records if record.role == "sample"]
     done = [record for record in records if record.ok]
     if done:
         table = Table(box=box.SIMPLE_HEAD, title=f"{escape(name)}   n={len(done)}", title_justify="left")
@@ -95,6 +131,12 @@ def print_run(name: str, run_id: str, status: str, records: Sequence[SampleRecor
                 values = [value for record in done if (value := read(record)) is not None]
                 cells.append(show(choose(values)) if values else "-")
             table.add_row(label, *cells)
+        if reached:
+            shares = [REACHED.get(column) for column in COLUMNS]
+            table.add_row(
+                "of the device",
+                *(f"{reached[found[0]]:.2g} {found[1]}" if found and found[0] in reached else "" for found in shares),
+            )
         screen.print(table)
     for record in [record for record in records if not record.ok][:MOST_FAULTS]:
         screen.print(f"[red]failed[/red] {escape(record.key)} in {record.error_stage}: {escape(record.error or '')}")
@@ -104,6 +146,7 @@ def print_run(name: str, run_id: str, status: str, records: Sequence[SampleRecor
     notes = sorted({note for record in done for note in record.notes})
     for note in notes[:MOST_FAULTS]:
         screen.print(f"[yellow]note[/yellow] {escape(note)}")
+    print_checks(screen, checks)
     state = "[green]FINISHED[/green]" if status == "FINISHED" else f"[red]{status}[/red]"
     screen.print(
         f"{state}  {len(done)} ok, {failed} failed   run [bold]{escape(name)}[/bold]  id {run_id}  in {wrote_to}"

@@ -132,6 +132,10 @@ class Pipeline(Protocol):
         """Prefill and one token at a time → ids, text. `on_token` is called once each token of the batch is known."""
         ...
 
+    def unstaged(self, inputs: Inputs, sampling: Sampling) -> tuple[tuple[int, ...], ...]:
+        """New ids by the model's own `generate()`, which encodes inside: what the stages are checked against."""
+        ...
+
 
 @dataclass(frozen=True)
 class SampleRecord:
@@ -146,9 +150,11 @@ class SampleRecord:
     sample_id: str
     position: int  # in the run, from 0
     repeat: int = 0
+    role: str = "sample"  # "sentinel": the first sample measured again to watch the machine; in no figure
     batch_size: int = 1
     seed: int = 0
     started_unix_s: float = 0.0  # wall clock at the start of `load`
+    cached_share: float | None = None  # of the sample's files, in the page cache just before `load`
     source: str | None = None
     images: int | None = None
     clip_length: int | None = None
@@ -169,7 +175,12 @@ class SampleRecord:
     finish_reason: str | None = None
     vision_calls: int | None = None
     peak_memory_bytes: int | None = None
-    prompt: str | None = None
+    gpu_clock_mhz: int | None = None  # of the GPU just after the sample, where NVML answers
+    gpu_power_w: float | None = None
+    gpu_temperature_c: int | None = None
+    gpu_throttle: tuple[str, ...] = ()  # reasons for which the clocks are held down
+    question: str | None = None  # that was asked
+    prompt: str | None = None  # the whole text around it
     output: str | None = None
     output_ids: tuple[int, ...] = ()
     reference: str = ""

@@ -137,17 +137,73 @@ def test_a_samples_seed_depends_on_seed_key_and_repeat_alone() -> None:
     assert pipeline.device.seeds == [sample_seed(0, "s0", 0), sample_seed(0, "s1", 0)]
 
 
-def test_warm_up_leaves_no_record_and_passes_over_a_faulty_sample() -> None:
+def test_warm_up_passes_over_a_faulty_sample_and_stops_when_times_are_stable() -> None:
     pipeline, timing = fake(faulty={"s0": "load"})
     planned = plan(samples(3), ["why?"] * 3, 1, seed=0)
-    assert warm_up(pipeline, planned, GREEDY, timing, batch_size=1, rounds=2) == 2
-    assert pipeline.seen == ["s0", "s1", "s1"]
+    assert list(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=20).values()) == [3]
+    assert pipeline.seen == ["s0", "s1", "s1", "s1"]
+
+
+def test_warm_up_goes_on_while_times_still_fall_and_ends_at_its_limit() -> None:
+    pipeline, timing = fake(drift=0.2)
+    planned = plan(samples(1), ["why?"], 1, seed=0)
+    assert list(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=4, tolerance=0.05).values()) == [4]
+
+
+def test_warm_up_runs_for_each_shape_of_input() -> None:
+    pipeline, timing = fake()
+    listed = [replace(sample, event_image=("a",) * (1 + i % 2)) for i, sample in enumerate(samples(4))]
+    planned = plan(listed, ["why?"] * 4, 1, seed=0)
+    assert len(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=5)) == 2
 
 
 def test_warm_up_ends_where_no_sample_works() -> None:
     pipeline, timing = fake(faulty={"s0": "load", "s1": "load"})
     planned = plan(samples(2), ["why?"] * 2, 1, seed=0)
-    assert warm_up(pipeline, planned, GREEDY, timing, batch_size=1, rounds=2) == 0
+    assert list(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=2).values()) == [0]
+
+
+def test_a_shuffled_order_is_the_seeds_and_new_each_round() -> None:
+    orders = [
+        [item.sample.key for item in plan(samples(20), ["why?"] * 20, 2, seed=seed, order="shuffled")]
+        for seed in (1, 1, 2)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+    first, second = orders[0][:20], orders[0][20:]
+    assert first != second
+    assert sorted(first) == sorted(second) == sorted(sample.key for sample in samples(20))
+
+
+def test_order_changes_no_samples_seed() -> None:
+    seeds = [
+        {item.sample.key: item.seed for item in plan(samples(9), ["why?"] * 9, 1, seed=3, order=order)}
+        for order in ("as_is", "shuffled")
+    ]
+    assert seeds[0] == seeds[1]
+
+
+def test_a_sentinel_is_the_first_sample_again_and_travels_alone() -> None:
+    pipeline, timing = fake()
+    planned = plan(samples(6), ["why?"] * 6, 1, seed=0, sentinel=2)
+    records = list(measure(pipeline, planned, GREEDY, timing, batch_size=4))
+    assert [(record.key, record.role, record.batch_size) for record in records] == [
+        ("s0", "sample", 2), ("s1", "sample", 2), ("s0", "sentinel", 1),
+        ("s2", "sample", 2), ("s3", "sample", 2), ("s0", "sentinel", 1),
+        ("s4", "sample", 2), ("s5", "sample", 2), ("s0", "sentinel", 1),
+    ]  # fmt: skip
+    assert [record.position for record in records] == list(range(9))
+
+
+def test_the_page_cache_is_prepared_before_each_sample_and_its_state_is_on_the_record() -> None:
+    pipeline, timing = fake()
+    shares = iter([0.0, 0.5, None])
+    records = list(
+        measure(
+            pipeline, plan(samples(3), ["why?"] * 3, 1, seed=0), GREEDY,
+            replace(timing, prepare_files=lambda sample: next(shares)),
+        )
+    )  # fmt: skip
+    assert [record.cached_share for record in records] == [0.0, 0.5, None]
 
 
 def test_token_limits_are_the_samplings() -> None:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
 from fourstage.config import EventGPTSettings, PretrainedWeights, Weights
-from fourstage.data.read import read_event_file, read_event_images
+from fourstage.data.read import event_files, read_event_file, read_event_images
 from fourstage.models import weights as w
 from fourstage.models.demo_tokenizer import demo_tokenizer
 from fourstage.models.pipeline import ModelFacts, StagedPipeline, patches
@@ -100,6 +100,9 @@ class EventGPTPipeline(StagedPipeline):
             sample, self.settings.source, images=self.settings.event_images, max_span_us=self.settings.max_span_us
         )
 
+    def files(self, sample: Sample) -> list[Path]:
+        return event_files(sample, self.settings.source)
+
     def load_file(self, path: Path) -> Media:
         return read_event_file(path, self.settings.event_images, self.settings.max_span_us)
 
@@ -129,6 +132,9 @@ class EventGPTPipeline(StagedPipeline):
             "projector_out": self.model.visual_projector,
             "adaptor_out": self.model.feature_adaptor,
         }
+
+    def own_generate(self, input_ids: Tensor, pixel_values: Tensor, settings: Any) -> list[int]:
+        return list(self.model.generate(input_ids, pixel_values, generation_config=settings)[0].tolist())
 
     def rows(self, question: str, images: int) -> int:
         return len(self.prompt_ids(question, images)) - 1 + images + self.patches_per_image + 1
@@ -176,16 +182,24 @@ def _build(vision: CLIPVisionConfig, text: LlamaConfig, device: str, precision: 
     return model
 
 
-def _load_published(
-    settings: EventGPTSettings, weights: PretrainedWeights, device: str, precision: str, attention: str
-) -> EventGPTPipeline:
-    """A checkpoint in the published layout: `model_type: EventChat_llama`, the tower's weights inside."""
+def checkpoint_folder(weights: PretrainedWeights) -> Path:
+    """The folder that was named. Raises UserError where none was, or it is not there."""
     if weights.path is None:
         raise UserError(
             "weights=pretrained model=eventgpt needs weights.path=<folder>: EventGPT's checkpoint is on no hub; "
             "download it from the link in XduSyL/EventGPT's README"
         )
     folder = Path(weights.path).expanduser()
+    if not folder.is_dir():
+        raise UserError(f"weights.path={folder} is not a folder: give the folder that holds config.json and weights")
+    return folder
+
+
+def _load_published(
+    settings: EventGPTSettings, weights: PretrainedWeights, device: str, precision: str, attention: str
+) -> EventGPTPipeline:
+    """A checkpoint in the published layout: `model_type: EventChat_llama`, the tower's weights inside."""
+    folder = checkpoint_folder(weights)
     config = w.read_checkpoint_config(folder, model_type="EventChat_llama", model="EventGPT")
     if "use_event_qformer" in config:
         raise UserError(f"{folder}/config.json has use_event_qformer: the published code has no such module")

@@ -5,12 +5,33 @@ pipeline = load_pipeline(config)
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from transformers.utils import logging
 
-from fourstage.config import Config, EventGPTSettings
+from fourstage.config import Config, EventGPTSettings, PretrainedWeights
 from fourstage.models.pipeline import StagedPipeline
-from fourstage.models.weights import check_precision, choose_device
+from fourstage.models.weights import check_hub_id, check_precision, choose_device
+from fourstage.stages import UserError
+
+
+def preflight(config: Config) -> None:
+    """Raise UserError for what cannot work, before a run is tracked and a model is loaded."""
+    check_precision(config.precision, choose_device(config.device))
+    weights = config.weights
+    if isinstance(config.model, EventGPTSettings):
+        from fourstage.models.eventgpt import PLACEHOLDER, checkpoint_folder
+
+        if isinstance(weights, PretrainedWeights):
+            checkpoint_folder(weights)
+    else:
+        from fourstage.models.videollava import PLACEHOLDER
+
+        if isinstance(weights, PretrainedWeights) and weights.path and not Path(weights.path).expanduser().is_dir():
+            check_hub_id(weights.path)
+    if config.prompt is not None and PLACEHOLDER in config.prompt:
+        raise UserError(f"the prompt holds {PLACEHOLDER}, which marks the media's place: leave it out")
 
 
 def load_pipeline(config: Config) -> StagedPipeline:

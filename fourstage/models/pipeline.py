@@ -113,6 +113,14 @@ class StagedPipeline(ABC):
     def generator(self) -> Any:
         """The module whose `generate()` and `forward()` take `inputs_embeds`."""
 
+    @abstractmethod
+    def own_generate(self, input_ids: Tensor, pixel_values: Tensor, settings: Any) -> list[int]:
+        """New ids of one prompt by the model's own `generate()`, from pixels."""
+
+    @abstractmethod
+    def files(self, sample: Sample) -> list[Path]:
+        """What `load` would read of this sample."""
+
     def check_question(self, question: str, images: int) -> None:
         """Raise SampleError for a question that cannot be asked: too long, or holding the placeholder itself."""
         if self.placeholder in question:
@@ -153,7 +161,7 @@ class StagedPipeline(ABC):
         token_ids = tuple(self._until_end(row, sampling) for row in ids.tolist())
         return Generation(
             token_ids=token_ids,
-            texts=tuple(self.tokenizer.decode(row, skip_special_tokens=True).strip() for row in token_ids),
+            texts=tuple(self.detokenise(row) for row in token_ids),
             finish_reasons=tuple(
                 "stop" if sampling.stop == "natural" and row and row[-1] in self.eos_ids else "length"
                 for row in token_ids
@@ -161,6 +169,17 @@ class StagedPipeline(ABC):
             text_tokens=tuple(len(row) - len(visual) for row, visual in zip(rows, features.visual, strict=True)),
             visual_tokens=tuple(len(visual) for visual in features.visual),
         )
+
+    def unstaged(self, inputs: Inputs, sampling: Sampling) -> tuple[tuple[int, ...], ...]:
+        (input_ids,) = inputs.input_ids
+        settings = eager.generation_config(sampling, self.eos_ids, self.pad_id)
+        with torch.inference_mode():
+            row = self.own_generate(input_ids, inputs.pixel_values, settings)
+        return (self._until_end(row, sampling),)
+
+    def detokenise(self, token_ids: Sequence[int]) -> str:
+        """The answer's text, without special tokens and outer white space."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
     def count_vision_calls(self, tower: nn.Module) -> None:
         """Count at the tower itself, so that a second encoding anywhere shows (PITFALLS.md 1)."""

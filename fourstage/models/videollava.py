@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from fourstage.config import PretrainedWeights, VideoLlavaSettings, Weights
-from fourstage.data.read import read_video_file, read_video_frames
+from fourstage.data.read import read_video_file, read_video_frames, video_files
 from fourstage.models import weights as w
 from fourstage.models.demo_tokenizer import demo_tokenizer
 from fourstage.models.pipeline import ModelFacts, StagedPipeline, patches
@@ -49,6 +49,9 @@ class VideoLlavaPipeline(StagedPipeline):
             sample, self.settings.source, frames=self.settings.frames, rule=self.settings.frame_rule
         )
 
+    def files(self, sample: Sample) -> list[Path]:
+        return video_files(sample, self.settings.source, self.settings.frames, self.settings.frame_rule)
+
     def load_file(self, path: Path) -> Media:
         return read_video_file(path, self.settings.frames, self.settings.frame_rule)
 
@@ -74,6 +77,15 @@ class VideoLlavaPipeline(StagedPipeline):
 
     def inner_modules(self) -> dict[str, nn.Module]:
         return {"video_features": self.model.model.multi_modal_projector}
+
+    def own_generate(self, input_ids: Tensor, pixel_values: Tensor, settings: Any) -> list[int]:
+        out = self.model.generate(
+            input_ids=input_ids[None],
+            attention_mask=torch.ones_like(input_ids)[None],
+            pixel_values_videos=pixel_values[None],
+            generation_config=settings,
+        )
+        return list(out[0, len(input_ids) :].tolist())
 
     def rows(self, question: str, images: int) -> int:
         return len(self.prompt_ids(question, images))

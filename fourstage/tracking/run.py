@@ -46,7 +46,7 @@ DIGEST_CHARS = 36
 # the plain name `tpot_ms` is the whole run's figure: one name, one meaning
 PER_SAMPLE = SECONDS | {"sample_tpot_ms": "tpot_ms", "output_tokens": "output_tokens"}
 TABLE = (
-    "prompt",
+    "question",
     "output",
     "reference",
     "input_tokens",
@@ -60,6 +60,7 @@ TABLE = (
     "tpot_ms",
     "total_s",
     "error",
+    "prompt",
 )
 
 
@@ -188,8 +189,8 @@ class TrackedRun:
         arrived = trace_ids.intersection(self._linked_traces())
         if len(arrived) < len(chosen):
             raise UserError(
-                f"{len(arrived)} of {len(chosen)} traces arrived in {self.destination.experiment}; "
-                "unset MLFLOW_TRACE_SAMPLING_RATIO and OTEL_EXPORTER_OTLP_ENDPOINT, or set the limit of traces to 0"
+                f"{len(arrived)} of {len(chosen)} traces arrived in {self.destination.experiment}: is the store full, "
+                "or MLFLOW_TRACE_SAMPLING_RATIO or OTEL_EXPORTER_OTLP_ENDPOINT set? tracking.traces=0 asks for none"
             )
 
     def end(self, status: str) -> None:
@@ -226,9 +227,8 @@ def _write_trace(record: SampleRecord, experiment_id: str) -> str:
     import mlflow
 
     start_ns = max(1, round(1e9 * record.started_unix_s))  # 0 would mean now
-    root = mlflow.start_span_no_context(
-        "sample", inputs={"prompt": record.prompt}, experiment_id=experiment_id, start_time_ns=start_ns
-    )
+    inputs = {"question": record.question, "sample": record.key, "prompt": record.prompt}
+    root = mlflow.start_span_no_context("sample", inputs=inputs, experiment_id=experiment_id, start_time_ns=start_ns)
     root.set_attributes(_trace_attributes(record))
     now_ns = start_ns
     for stage in STAGES:

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from fourstage.stages import UserError
@@ -64,6 +65,7 @@ def open_store(destination: Destination) -> tuple[MlflowClient, str]:
         _make_database(path)
         _check_database(path, writing=True)
         artifacts = destination.artifacts or str(path.parent / "artifacts")
+        _check_artifacts(artifacts)
         return _open_experiment(destination, resolved_uri(destination.uri), _artifact_uri(artifacts), path)
 
 
@@ -153,6 +155,22 @@ def _make_database(path: Path) -> None:
         ) from error
 
 
+def _check_artifacts(artifacts: str) -> None:
+    """Refuse a local folder of files that cannot be written, before anything is measured."""
+    if "://" in artifacts and not artifacts.startswith("file://"):
+        return
+    folder = Path(artifacts.removeprefix("file://")).expanduser().absolute()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder) as probe:
+            probe.write(b"written")
+    except OSError as error:
+        raise UserError(
+            f"cannot write the artifact folder {folder}: {error.strerror or error}; "
+            "set tracking.artifacts to a folder that you may write"
+        ) from error
+
+
 def _check_database(path: Path, writing: bool) -> None:
     """Refuse before mlflow opens it: it would wait minutes, or upgrade somebody's older store without asking."""
     try:
@@ -164,7 +182,9 @@ def _check_database(path: Path, writing: bool) -> None:
             if not revisions:
                 raise UserError(f"{path} was only half made; delete it, or set tracking.uri to another path")
             if writing:
-                database.execute("BEGIN IMMEDIATE")
+                (version,) = database.execute("PRAGMA user_version").fetchone()
+                database.execute("BEGIN IMMEDIATE")  # says nothing of a read-only file; the next line does
+                database.execute(f"PRAGMA user_version={version}")
                 database.execute("ROLLBACK")
     except sqlite3.Error as error:
         raise UserError(
@@ -246,7 +266,8 @@ def _artifact_uri(artifacts: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
+    text = next(iter(lines), type(error).__name__)
     return shown(text if len(text) <= 300 else f"{text[:299]}…")
 
 

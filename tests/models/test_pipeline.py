@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 
-from fourstage.engines.eager import generation_config
 from fourstage.models.pipeline import left_pad
 from fourstage.stages import Generation, Inputs, SampleError, Sampling
 from tests.models.conftest import GREEDY, media
@@ -27,24 +26,9 @@ def run(
     return inputs, pipeline.decode(inputs, pipeline.encode(inputs), sampling, lambda: None)
 
 
-def unstaged(pipeline: Any, inputs: Inputs, sampling: Sampling) -> list[int]:
-    """The model's own generate(), which encodes inside."""
-    options = {"generation_config": generation_config(sampling, pipeline.eos_ids, pipeline.pad_id)}
-    (ids,) = inputs.input_ids
-    if pipeline.placeholder == "<event>":
-        return pipeline.model.generate(ids, inputs.pixel_values, **options)[0].tolist()
-    out = pipeline.model.generate(
-        input_ids=ids[None],
-        attention_mask=torch.ones_like(ids)[None],
-        pixel_values_videos=inputs.pixel_values[None],
-        **options,
-    )
-    return out[0, len(ids) :].tolist()
-
-
 def test_staged_ids_equal_the_models_own_generate(pipeline: Any) -> None:
     inputs, staged = run(pipeline, [QUESTION], [3])
-    assert list(staged.token_ids[0]) == unstaged(pipeline, inputs, GREEDY)
+    assert staged.token_ids == pipeline.unstaged(inputs, GREEDY)
 
 
 def test_the_vision_tower_runs_once_a_sample(pipeline: Any) -> None:
@@ -56,7 +40,7 @@ def test_the_vision_tower_runs_once_a_sample(pipeline: Any) -> None:
 def test_a_second_encoding_inside_decode_would_be_counted(pipeline: Any) -> None:
     inputs, _ = run(pipeline, [QUESTION], [0])
     before = pipeline.vision_calls
-    unstaged(pipeline, inputs, GREEDY)
+    pipeline.unstaged(inputs, GREEDY)
     assert pipeline.vision_calls - before == 1
 
 

@@ -130,7 +130,7 @@ def test_samples_become_metrics_by_place_in_the_run(run: TrackedRun) -> None:
         "total_s",
         "prefill_s",
         "ttft_s",
-        "tpot_ms",
+        "sample_tpot_ms",
         "output_tokens",
     }
 

@@ -1,0 +1,92 @@
+"""What the checks look at, gathered after a run: what was asked for, audits, and the device's limits.
+
+evidence = gather(config, pipeline, planned, records)
+checks = check_run(evidence)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fourstage.analysis.roofline import Peaks, Shares, run_shares
+from fourstage.audits import Audits, run_audits
+from fourstage.checks import Evidence, Expected
+from fourstage.config import Config, EventGPTSettings
+from fourstage.measure import Planned
+from fourstage.models.peaks import device_peaks
+from fourstage.models.pipeline import StagedPipeline
+from fourstage.models.shapes import model_shapes
+from fourstage.rounds import timing_of
+from fourstage.stages import SampleRecord
+
+
+def gather(
+    config: Config, pipeline: StagedPipeline, planned: Sequence[Planned], records: Sequence[SampleRecord]
+) -> Evidence:
+    """Evidence on the measured samples; audits are made where the protocol asks for them."""
+    measured = [record for record in records if record.role == "sample"]
+    return Evidence(
+        records=measured,
+        planned=[(item.sample.key, item.repeat) for item in planned if item.role == "sample"],
+        expected=expected(config, pipeline),
+        detokenise=pipeline.detokenise,
+        audits=_audits(config, pipeline, planned),
+        no_audits=f"no audits were made (protocol.audit=false in protocol={config.protocol.name})",
+        shares=device_shares(config, pipeline, measured),
+    )
+
+
+def expected(config: Config, pipeline: StagedPipeline) -> Expected:
+    """What the composed settings asked for, as far as records can show it."""
+    model = config.model
+    if isinstance(model, EventGPTSettings):
+        images, sources = model.event_images, ("png", "npy")
+    else:
+        images, sources = model.frames, ("mp4", "images")
+    return Expected(
+        precision=config.precision,
+        dtype=pipeline.facts.dtype,
+        sources=sources if model.source == "auto" else (model.source,),
+        images=images,
+        batch_size=config.batch_size,
+        max_new_tokens=config.max_new_tokens,
+        stop=config.stop,
+        num_beams=config.num_beams,
+        context=pipeline.facts.context,
+    )
+
+
+def device_shares(config: Config, pipeline: StagedPipeline, records: Sequence[SampleRecord]) -> Shares:
+    """How near the run came to the device's measured limits.
+
+    Where a sample seems faster than they allow, they are measured once more and the higher ones hold: a peak that
+    was taken on a busy machine is too low.
+    """
+    device, shapes = pipeline.facts.device, model_shapes(pipeline)
+
+    def against(peaks: Peaks) -> Shares:
+        return run_shares(records, shapes, peaks, config.precision, beams=config.num_beams)
+
+    shares = against(device_peaks(device))
+    if any(found.share > 1 for found in shares.fastest.values()):
+        shares = against(device_peaks(device, again=True))
+    return shares
+
+
+def share_metrics(shares: Shares | None) -> dict[str, float]:
+    """The shares as metrics: what was not measured is absent."""
+    if shares is None:
+        return {}
+    named = {
+        "encode_mfu": shares.encode_mfu,
+        "prefill_mfu": shares.prefill_mfu,
+        "decode_mbu": shares.decode_mbu,
+        "roofline_share": shares.roofline_share,
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _audits(config: Config, pipeline: StagedPipeline, planned: Sequence[Planned]) -> Audits | None:
+    if not config.protocol.audit:
+        return None
+    return run_audits(pipeline, planned, config.sampling, timing_of(config, pipeline))

@@ -1,0 +1,76 @@
+"""The protocol at work: warm-up, rounds over the samples, the page cache before each, the GPU after.
+
+records: list[SampleRecord] = []
+planned = measure_rounds(config, pipeline, samples, records)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fourstage.analysis.statistics import bootstrap_interval
+from fourstage.config import Config
+from fourstage.data import page_cache
+from fourstage.environment import gpu_state
+from fourstage.measure import Planned, Timing, measure, plan_round, warm_up
+from fourstage.models.device import TorchDevice
+from fourstage.models.pipeline import StagedPipeline
+from fourstage.screen import Progress
+from fourstage.stages import Sample, SampleRecord, UserError
+
+
+def measure_rounds(
+    config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], records: list[SampleRecord]
+) -> list[Planned]:
+    """Fill `records`, one by one, so that a caller who is interrupted still has them. Gives what was planned."""
+    if config.prompt is not None:
+        pipeline.check_question(config.prompt, images=1)
+    protocol, timing = config.protocol, timing_of(config, pipeline)
+    questions = [question_of(sample, config) for sample in samples]
+    planned: list[Planned] = []
+    with Progress(len(samples) * protocol.repeats) as progress:
+        for repeat in range(max(protocol.repeats, protocol.max_repeats)):
+            if repeat >= protocol.repeats and _narrow_enough(records, protocol.target_half_width):
+                break
+            round_ = plan_round(
+                samples, questions, repeat, config.seed, protocol.order, protocol.sentinel, start=len(planned)
+            )
+            if repeat == 0:
+                warm_up(
+                    pipeline, round_, config.sampling, timing, config.batch_size, protocol.warmup,
+                    protocol.warmup_tolerance,
+                )  # fmt: skip
+            planned += round_
+            for record in measure(pipeline, round_, config.sampling, timing, config.batch_size):
+                records.append(record)
+                progress.advance(record)
+    return planned
+
+
+def timing_of(config: Config, pipeline: StagedPipeline) -> Timing:
+    """The clocks and the device, and what is done to a sample's files before it and read of the GPU after it."""
+    device = pipeline.facts.device
+    prepare = {"as_is": page_cache.cached_share, "warm": page_cache.warm, "cold": page_cache.drop}[config.protocol.io]
+
+    def prepare_files(sample: Sample) -> float | None:
+        try:
+            return prepare(pipeline.files(sample))
+        except UserError:  # a file that is not there: `load` says so on the sample's record
+            return None
+
+    return Timing(TorchDevice(device), prepare_files=prepare_files, read_gpu=lambda: gpu_state(device))
+
+
+def _narrow_enough(records: Sequence[SampleRecord], target: float | None) -> bool:
+    """Whether the 95 % interval of the mean total is within the target; without a target, always."""
+    done = [record for record in records if record.ok and record.role == "sample"]
+    if target is None or not done:
+        return True
+    totals = [record.total_s for record in done if record.total_s is not None]
+    interval = bootstrap_interval(totals, "mean", clusters=[record.key for record in done])
+    return (interval.high - interval.low) / 2 <= target * interval.estimate
+
+
+def question_of(sample: Sample, config: Config) -> str:
+    """The run's prompt where one is set, else the sample's own question, else the dataset's."""
+    return config.prompt or sample.question or config.dataset.question
