@@ -134,14 +134,15 @@ def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
     name = config.run_name or settings.default_run_name(config, labels.varied)
     digest = dataset_digest(samples)
     destination = Destination(tracking.uri, tracking.artifacts, tracking.experiment)
-    with signals_held():
-        run = TrackedRun.start(destination, name, settings.flatten(tree), _tags(config, tree, labels, digest))
+    run: TrackedRun | None = None
     status = "FAILED"
     records: list[SampleRecord] = []
     checks: list[Check] = []
     reached: dict[str, float] = {}
     pipeline: StagedPipeline | None = None
     try:
+        with signals_held():
+            run = TrackedRun.start(destination, name, settings.flatten(tree), _tags(config, tree, labels, digest))
         run.log_dataset(config.dataset.name, digest, str(samples[0].root), len(samples))
         pipeline = _load_model(config, run)
         checks, reached = _measure_and_check(config, pipeline, samples, records)
@@ -149,22 +150,31 @@ def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
     except (KeyboardInterrupt, Terminated):
         status = "KILLED"
         raise
-    except UserError as error:
-        run.log_tags({"fourstage.error": str(error)})
-        _complain(str(error), FAILED)
     except Exception as error:
-        run.log_tags({"fourstage.error": f"{type(error).__name__}: {error}"})
-        run.log_file("traceback.txt", traceback.format_exc())
-        _complain(f"{type(error).__name__}: {error} (traceback.txt of the run has the whole)", FAILED)
+        if run is None:
+            raise
+        _tell(run, error)
     finally:
         pipeline = None
-        with signals_held():  # what was finished is kept; a second signal ends it all the same
-            if labels.sweep is not None:
-                _free_memory()  # the next job begins with an empty device
-            checks = checks or [not_finished(status, len(records))]
-            print_run(name, run.run_id, status, records, checks, reached, tracking.uri)
-            status = _close(config, tree, run, status, records, checks, reached)
+        if run is not None:
+            with signals_held():  # what was finished is kept; a second signal ends it all the same
+                if labels.sweep is not None:
+                    _free_memory()  # the next job begins with an empty device
+                checks = checks or [not_finished(status, len(records))]
+                print_run(name, run.run_id, status, records, checks, reached, tracking.uri)
+                status = _close(config, tree, run, status, records, checks, reached)
     return status
+
+
+def _tell(run: TrackedRun, error: Exception) -> None:
+    """What ended a run, on the screen and on the run; with its traceback where it is no fault of the user's."""
+    if isinstance(error, UserError):
+        _complain(str(error), FAILED)
+        run.log_tags({"fourstage.error": str(error)})
+        return
+    _complain(f"{type(error).__name__}: {error} (traceback.txt of the run has the whole)", FAILED)
+    run.log_tags({"fourstage.error": f"{type(error).__name__}: {error}"})
+    run.log_file("traceback.txt", "".join(traceback.format_exception(error)))
 
 
 def _close(

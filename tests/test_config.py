@@ -58,7 +58,11 @@ def test_greedy_makes_any_model_deterministic_and_a_temperature_still_wins() -> 
         ("model=null", "unknown model None"),
         ("temperature=0,0.2", "gives several values: add -m"),
         ("model", "'model' is no setting: expected key=value"),
-        ("prompt=a=b:{", "put a text with special characters in quotes"),
+        ("prompt=a=b:{", "put a text with special characters in quotes: 'prompt=\"a=b:{\"'"),
+        ('prompt=say "hi" {now}', """in quotes: 'prompt="say \\"hi\\" {now}"'"""),
+        ("prompt=describe, please", """or put the text in quotes: 'prompt="describe, please"'"""),
+        ("+foo=1", "unknown setting 'foo'; python -m fourstage.run --help lists them"),
+        ("seed=-1", "seed=-1: expected a whole number from 0\n"),
     ],
 )
 def test_a_slip_gives_one_line_and_a_non_zero_exit(
@@ -106,7 +110,8 @@ def test_a_text_in_quotes_with_commas_is_one_value() -> None:
 
 
 def test_flags_of_hydra_and_their_values_are_left_alone() -> None:
-    check_command_line(["--cfg", "job", "-m", "hydra.sweep.dir=x", "temperature=0,1", "--config-dir", "y"])
+    check_command_line(["-m", "hydra.sweep.dir=x", "temperature=0,1", "--config-dir", "y"])
+    check_command_line(["--cfg", "job", "temperature=0"])
 
 
 def test_a_composed_key_that_nobody_uses_is_an_error() -> None:

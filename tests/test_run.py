@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from fourstage.data.demo import JSON_NAME, DemoSettings, make_demo
-from fourstage.run import main
+from fourstage.run import Terminated, main, signals_held
 from fourstage.stages import SampleRecord
 from fourstage.tracking.read import RunFacts, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
@@ -329,11 +329,90 @@ def test_a_store_that_cannot_be_written_is_one_line(
     assert len(err.strip().splitlines()) == 1
 
 
-def test_a_model_that_cannot_be_loaded_leaves_a_failed_run_that_says_why(run: Run, dataset: Path) -> None:
-    code, facts = run(*on(dataset), "weights=pretrained", "weights.path=nowhere")
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["weights=pretrained", "weights.path=nowhere"], "nowhere is not a folder"),
+        (["weights=pretrained"], "needs weights.path=<folder>"),
+        (["model=videollava", "weights=pretrained", "weights.path=./nowhere"], "no hub id"),
+        (['prompt="<event> what?"'], "the prompt holds <event>"),
+        (["device=cuda:7"], "CUDA devices found"),
+    ],
+)
+def test_what_cannot_work_is_told_before_a_run_is_tracked(
+    overrides: list[str], message: str, run: Run, dataset: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(*on(dataset), *overrides) == (2, None)
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_model_that_cannot_be_loaded_leaves_a_failed_run_that_says_why(
+    run: Run, dataset: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "config.json").write_text('{"model_type": "llama"}')
+    code, facts = run(*on(dataset), "weights=pretrained", f"weights.path={tmp_path / 'checkpoint'}")
     assert facts is not None
     assert (code, facts.status) == (1, "FAILED")
-    assert "nowhere is not a folder" in facts.tags["fourstage.error"]
+    assert "describes model_type 'llama'" in facts.tags["fourstage.error"]
+    assert facts.tags["fourstage.valid"] == "false"
+
+
+def test_an_artifact_folder_that_cannot_be_written_is_told_before_the_measurement(
+    run: Run, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    assert run(*on(dataset), f"tracking.artifacts={tmp_path / 'file' / 'artifacts'}") == (2, None)
+    assert "set tracking.artifacts" in capsys.readouterr().err
+
+
+def test_a_store_that_fails_while_recording_ends_the_run_as_failed(
+    run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fourstage.stages import UserError
+    from fourstage.tracking.run import TrackedRun
+
+    def full(*_: object) -> None:
+        raise UserError("tracking store: database or disk is full")
+
+    monkeypatch.setattr(TrackedRun, "log_samples", full)
+    code, facts = run(*on(dataset))
+    assert facts is not None
+    assert (code, facts.status) == (1, "FAILED")
+    out, err = capsys.readouterr()
+    assert "disk is full; not all of the run was recorded" in err
+    assert "median" in out  # what was measured is on the screen all the same
+
+
+def test_lost_traces_take_nothing_from_a_measurement(
+    run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fourstage.stages import UserError
+    from fourstage.tracking.run import TrackedRun
+
+    def lost(*_: object, **__: object) -> None:
+        raise UserError("0 of 2 traces arrived")
+
+    monkeypatch.setattr(TrackedRun, "log_traces", lost)
+    facts = finished(run(*on(dataset)))
+    assert facts.tags["fourstage.traces_error"] == "0 of 2 traces arrived"
+    assert "warning: 0 of 2 traces arrived" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("stop", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, Terminated)])
+def test_a_signal_waits_for_what_must_not_be_cut_in_half(stop: signal.Signals, raised: type[BaseException]) -> None:
+    done = []
+
+    def work() -> None:
+        with signals_held():
+            signal.raise_signal(stop)
+            done.append("all of it")
+
+    with pytest.raises(raised):
+        work()
+    assert done == ["all of it"]
 
 
 def test_a_run_prompt_that_does_not_fit_fails_before_a_sample_is_measured(run: Run, dataset: Path) -> None:
@@ -349,7 +428,7 @@ def test_an_unexpected_error_leaves_its_traceback(
     def explode(*_: object, **__: object) -> Iterator[SampleRecord]:
         raise RuntimeError("out of luck")
 
-    monkeypatch.setattr("fourstage.measure.measure", explode)
+    monkeypatch.setattr("fourstage.rounds.measure", explode)
     code, facts = run(*on(dataset))
     assert facts is not None
     assert (code, facts.status) == (1, "FAILED")
@@ -375,6 +454,16 @@ def test_a_sweep_runs_each_combination_and_goes_on_past_a_failed_one(
         ("videollava", "fp32", "FINISHED"),
     ]
     assert len({facts.tags["fourstage.sweep"] for facts in made}) == 1
+
+
+def test_runs_of_a_sweep_have_names_that_tell_them_apart(run: Run, store: Destination, dataset: Path) -> None:
+    before = len(find_runs(store))
+    code, _ = run(*on(dataset), "seed=1,2", "-m", "batch_size=1,3")
+    made = find_runs(store)[: len(find_runs(store)) - before]
+    assert code == 0
+    assert sorted(facts.name for facts in made) == [
+        f"eventgpt-demo-fp32-greedy-seed={seed}-batch_size={size}" for seed in (1, 2) for size in (1, 3)
+    ]
 
 
 def test_a_job_of_a_sweep_leaves_no_model_behind(run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,7 +28,7 @@ from fourstage.config import EventGPTSettings, PretrainedWeights, Weights
 from fourstage.data.read import event_files, read_event_file, read_event_images
 from fourstage.models import weights as w
 from fourstage.models.demo_tokenizer import demo_tokenizer
-from fourstage.models.pipeline import ModelFacts, StagedPipeline, patches
+from fourstage.models.pipeline import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = (
@@ -110,11 +110,7 @@ class EventGPTPipeline(StagedPipeline):
         return PROMPT.format(question=question)
 
     def prompt_ids(self, question: str, images: int) -> Tensor:
-        before, after = self.prompt(question).split(PLACEHOLDER)
-        ids = self.tokenizer(before).input_ids
-        rest = self.tokenizer(after).input_ids
-        # each chunk is tokenised with the begin token, which only the first one keeps
-        return torch.tensor([*ids, EVENT_ID, *(rest[1:] if rest[:1] == [self.tokenizer.bos_token_id] else rest)])
+        return torch.tensor(prompt_ids(self.tokenizer, question))
 
     def visual_features(self, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
         return self.model.encode(pixel_values, images_per_sample)
@@ -137,15 +133,36 @@ class EventGPTPipeline(StagedPipeline):
         return list(self.model.generate(input_ids, pixel_values, generation_config=settings)[0].tolist())
 
     def rows(self, question: str, images: int) -> int:
-        return len(self.prompt_ids(question, images)) - 1 + images + self.patches_per_image + 1
+        return prompt_rows(self.tokenizer, self.model.visual_tower.config, question, images)
+
+
+def prompt_ids(tokenizer: Any, question: str) -> list[int]:
+    """Token ids of the prompt with EVENT_ID for the media; each chunk is tokenised by itself, as published."""
+    before, after = PROMPT.format(question=question).split(PLACEHOLDER)
+    rest = tokenizer(after).input_ids
+    # each chunk gets the begin token, which only the first one keeps
+    return [*tokenizer(before).input_ids, EVENT_ID, *(rest[1:] if rest[:1] == [tokenizer.bos_token_id] else rest)]
+
+
+def prompt_rows(tokenizer: Any, vision: CLIPVisionConfig, question: str, images: int) -> int:
+    """Rows of a prompt with its media: T temporal and P+1 spatial tokens in place of EVENT_ID."""
+    return len(prompt_ids(tokenizer, question)) - 1 + images + patches(vision) + 1
 
 
 def load_eventgpt(
-    settings: EventGPTSettings, weights: Weights, device: str, precision: str, attention: str
+    settings: EventGPTSettings,
+    weights: Weights,
+    device: str,
+    precision: str,
+    attention: str,
+    prompt: str | None = None,
 ) -> EventGPTPipeline:
-    """EventGPT with the weights that were chosen, on `device`. Raises UserError where they do not fit."""
+    """EventGPT with the weights that were chosen, on `device`.
+
+    Raises UserError where they do not fit, and where `prompt` is longer than the context, before the long part.
+    """
     if isinstance(weights, PretrainedWeights):
-        return _load_published(settings, weights, device, precision, attention)
+        return _load_published(settings, weights, device, precision, attention, prompt)
     vision, text = architecture(weights.size)
     tokenizer = demo_tokenizer()
     model = _build(vision, text, device, precision, attention)
@@ -196,7 +213,12 @@ def checkpoint_folder(weights: PretrainedWeights) -> Path:
 
 
 def _load_published(
-    settings: EventGPTSettings, weights: PretrainedWeights, device: str, precision: str, attention: str
+    settings: EventGPTSettings,
+    weights: PretrainedWeights,
+    device: str,
+    precision: str,
+    attention: str,
+    prompt: str | None,
 ) -> EventGPTPipeline:
     """A checkpoint in the published layout: `model_type: EventChat_llama`, the tower's weights inside."""
     folder = checkpoint_folder(weights)
@@ -212,6 +234,9 @@ def _load_published(
     image_processor = w.read_processor(tower, vision.image_size)
     eos_ids = w.end_ids(folder, config)
     w.check_fit(lambda: EventGPT(vision, text), shapes, _published_key, folder)
+    context = min(text.max_position_embeddings, MAX_ROWS)
+    if prompt is not None:
+        check_rows(prompt_rows(tokenizer, vision, prompt, settings.event_images), context, prompt)
     model = _build(vision, text, device, precision, attention)
     w.fill_from(model, w.read_tensors(files), _published_key)
     return EventGPTPipeline(
@@ -221,9 +246,7 @@ def _load_published(
         image_processor=image_processor,
         eos_ids=eos_ids,
         pad_id=w.pad_id(config),
-        facts=ModelFacts.read_off(
-            model, attention, str(folder), w.checkpoint_hash(files), min(text.max_position_embeddings, MAX_ROWS)
-        ),
+        facts=ModelFacts.read_off(model, attention, str(folder), w.checkpoint_hash(files), context),
     )
 
 

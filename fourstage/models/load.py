@@ -6,6 +6,7 @@ pipeline = load_pipeline(config)
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers.utils import logging
@@ -42,7 +43,12 @@ def load_pipeline(config: Config) -> StagedPipeline:
     torch.backends.cuda.enable_cudnn_sdp(False)
     device = choose_device(config.device)
     check_precision(config.precision, device)
-    options = {"device": device, "precision": config.precision, "attention": config.engine.attention}
+    options: dict[str, Any] = {
+        "device": device,
+        "precision": config.precision,
+        "attention": config.engine.attention,
+        "prompt": config.prompt,
+    }
     if isinstance(config.model, EventGPTSettings):
         from fourstage.models.eventgpt import load_eventgpt
 

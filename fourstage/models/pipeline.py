@@ -125,11 +125,7 @@ class StagedPipeline(ABC):
         """Raise SampleError for a question that cannot be asked: too long, or holding the placeholder itself."""
         if self.placeholder in question:
             raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks the media's place")
-        if (rows := self.rows(question, images)) >= self.facts.context:
-            raise SampleError(
-                f"prompt and media have {rows} tokens, the model's context ends at {self.facts.context}: "
-                f"ask a shorter question (it begins {question[:40]!r})"
-            )
+        check_rows(self.rows(question, images), self.facts.context, question)
 
     def preprocess(self, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
         for item, question in zip(media, questions, strict=True):
@@ -201,6 +197,15 @@ class StagedPipeline(ABC):
 def patches(vision: Any) -> int:
     """Patches of an image, from a CLIP vision config."""
     return int(vision.image_size // vision.patch_size) ** 2
+
+
+def check_rows(rows: int, context: int, question: str) -> None:
+    """Raise SampleError where a prompt with its media does not fit into the model's context."""
+    if rows >= context:
+        raise SampleError(
+            f"prompt and media have {rows} tokens, the model's context ends at {context}: "
+            f"ask a shorter question (it begins {question[:40]!r})"
+        )
 
 
 def left_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

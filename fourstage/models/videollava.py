@@ -19,7 +19,7 @@ from fourstage.config import PretrainedWeights, VideoLlavaSettings, Weights
 from fourstage.data.read import read_video_file, read_video_frames, video_files
 from fourstage.models import weights as w
 from fourstage.models.demo_tokenizer import demo_tokenizer
-from fourstage.models.pipeline import ModelFacts, StagedPipeline, patches
+from fourstage.models.pipeline import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = "USER: <video>\n{question} ASSISTANT:"
@@ -59,8 +59,7 @@ class VideoLlavaPipeline(StagedPipeline):
         return PROMPT.format(question=question)
 
     def prompt_ids(self, question: str, images: int) -> Tensor:
-        expanded = PLACEHOLDER * (images * self.tokens_per_frame)
-        return torch.tensor(self.tokenizer(self.prompt(question).replace(PLACEHOLDER, expanded)).input_ids)
+        return torch.tensor(prompt_ids(self.tokenizer, question, images * self.tokens_per_frame))
 
     def visual_features(self, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
         videos = pixel_values[None]  # [1, frames of all samples, 3, S, S]: the tower sees frames, not videos
@@ -91,12 +90,26 @@ class VideoLlavaPipeline(StagedPipeline):
         return len(self.prompt_ids(question, images))
 
 
+def prompt_ids(tokenizer: Any, question: str, visual_tokens: int) -> list[int]:
+    """Token ids of the prompt, the placeholder as many times as there are visual tokens."""
+    text = PROMPT.format(question=question).replace(PLACEHOLDER, PLACEHOLDER * visual_tokens)
+    return list(tokenizer(text).input_ids)
+
+
 def load_videollava(
-    settings: VideoLlavaSettings, weights: Weights, device: str, precision: str, attention: str
+    settings: VideoLlavaSettings,
+    weights: Weights,
+    device: str,
+    precision: str,
+    attention: str,
+    prompt: str | None = None,
 ) -> VideoLlavaPipeline:
-    """Video-LLaVA with the weights that were chosen, on `device`. Raises UserError where they do not fit."""
+    """Video-LLaVA with the weights that were chosen, on `device`.
+
+    Raises UserError where they do not fit, and where `prompt` is longer than the context, before the long part.
+    """
     if isinstance(weights, PretrainedWeights):
-        return _load_published(settings, weights, device, precision, attention)
+        return _load_published(settings, weights, device, precision, attention, prompt)
     tokenizer = demo_tokenizer(extra_tokens=("<image>", PLACEHOLDER))
     config = architecture(weights.size, len(tokenizer), tokenizer.convert_tokens_to_ids(PLACEHOLDER))
     config._attn_implementation = attention
@@ -139,7 +152,12 @@ def architecture(size: str, vocab_size: int, video_id: int) -> VideoLlavaConfig:
 
 
 def _load_published(
-    settings: VideoLlavaSettings, weights: PretrainedWeights, device: str, precision: str, attention: str
+    settings: VideoLlavaSettings,
+    weights: PretrainedWeights,
+    device: str,
+    precision: str,
+    attention: str,
+    prompt: str | None,
 ) -> VideoLlavaPipeline:
     """A local folder, or a hub id, in transformers' layout; sizes and token ids come from its config."""
     source = weights.path or HUB_ID
@@ -162,6 +180,9 @@ def _load_published(
         )
     image_processor = w.read_processor(folder, config.vision_config.image_size)
     eos_ids = w.end_ids(folder, config_json.get("text_config") or {})
+    if prompt is not None:
+        visual_tokens = settings.frames * (patches(config.vision_config) + 1)
+        check_rows(len(prompt_ids(tokenizer, prompt, visual_tokens)), text.max_position_embeddings, prompt)
     with w.told(f"the checkpoint {folder} cannot be loaded"):
         model, report = VideoLlavaForConditionalGeneration.from_pretrained(
             folder,
