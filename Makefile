@@ -5,7 +5,7 @@ BIN := .venv/bin
 RUN := $(BIN)/python -m fourstage.run
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test lint types check format clean
+.PHONY: help demo ui test lint types check format clean bench
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -26,6 +26,10 @@ ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
 
 test: .venv/installed  ## run every test
 	$(BIN)/python -m pytest -q
+
+bench: .venv/installed  ## what measuring costs, and what a million records cost
+	$(BIN)/python benchmarks/harness.py
+	$(BIN)/python benchmarks/report.py
 
 lint: .venv/installed  ## formatting and lint
 	$(BIN)/ruff format --check .

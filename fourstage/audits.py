@@ -50,7 +50,7 @@ def run_audits(
         compared_samples=len(working),
         equal_samples=equal,
         repeat_against_perturbed=_caching(pipeline, item, media, greedy, timing),
-        instrumented_against_bare=_observer(pipeline, item, greedy, timing),
+        instrumented_against_bare=instrumented_against_bare(pipeline, item, greedy, timing),
     )
 
 
@@ -104,7 +104,9 @@ def _caching(
     }
 
 
-def _observer(pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing) -> Interval:
+def instrumented_against_bare(
+    pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing, pairs: int = PAIRS
+) -> Interval:
     """End to end with the stopwatch at every border and token, against a single pair of readings."""
 
     def bare(_: int) -> float:
@@ -121,13 +123,15 @@ def _observer(pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Tim
             raise MeasurementError(f"{record.key} failed when it was measured again: {record.error}")
         return record.end_to_end_s
 
-    return paired_interval(*_alternating(bare, instrumented))[1]
+    return paired_interval(*_alternating(bare, instrumented, pairs))[1]
 
 
-def _alternating(one: Callable[[int], Found], other: Callable[[int], Found]) -> tuple[list[Found], list[Found]]:
-    """PAIRS results of each, in the order A B B A, so that slow drift favours neither."""
+def _alternating(
+    one: Callable[[int], Found], other: Callable[[int], Found], pairs: int = PAIRS
+) -> tuple[list[Found], list[Found]]:
+    """`pairs` results of each, in the order A B B A, so that slow drift favours neither."""
     first, second = [], []
-    for number in range(PAIRS):
+    for number in range(pairs):
         if number % 2:
             second.append(other(number))
             first.append(one(number))

@@ -2,7 +2,7 @@
 
 A check passes, warns, fails, or could not be made, and then says why: what was not checked never passes. A run
 with a failed check is kept and shown as invalid. The rows of checks name the ways in which real benchmarks of
-these models went wrong.
+these models went wrong. Numbers are looked at in every record; texts in a sample of at most SAMPLED of them.
 
     checks = check_run(evidence)
     valid(checks)                # False if any failed
@@ -10,20 +10,27 @@ these models went wrong.
 
 from __future__ import annotations
 
-import math
-import statistics as stats
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
+
+from fourstage.analysis.columns import Columns, Floats, Ints
+from fourstage.analysis.records import read_rows
 from fourstage.analysis.roofline import Shares
 from fourstage.analysis.statistics import drift, outliers, regression
 from fourstage.audits import Audits
 from fourstage.stages import STAGES, SampleRecord
 
+Mask = NDArray[np.bool_]
 Verdict = Literal["pass", "warn", "fail", "not possible"]
 
+SAMPLED = 1000  # records that are looked at with their texts and ids
+NAMED = 5  # faults that a detail names
 UNACCOUNTED_LIMIT = 0.03  # share of end to end that no stage accounts for, median
 DRIFT_LIMIT = 0.03  # change of time from first to last sample
 TRUNCATED_LIMIT = 0.10  # share of answers that max_new_tokens ended
@@ -31,6 +38,7 @@ OUTLIER_LIMIT = 0.05  # share of samples far outside
 OBSERVER_WARN, OBSERVER_FAIL = 0.01, 0.05  # what measuring may cost of the end-to-end time
 CACHING_LIMIT = 0.80  # a repeated sample's time against a perturbed copy's
 FLOOR_LIMIT = 1.10  # the peaks are measured too, within some percent
+BUSY_LIMIT = 0.20  # share of all processors that others used just before
 EXPLAINED_LIMIT = 0.25  # token count's price by regression against the steps' own
 
 
@@ -63,20 +71,37 @@ class Expected:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that the checks look at."""
+    """Everything that the checks look at.
 
-    records: Sequence[SampleRecord]  # measured samples, without sentinels
+    Evidence.read(Path("records.parquet"), planned=planned, expected=expected)
+    """
+
+    columns: Columns  # measured samples, without sentinels
+    sampled: Sequence[SampleRecord]  # whole, at most SAMPLED of them, evenly spread over the run
     planned: Sequence[tuple[str, int]]  # key and repeat of each measurement that was to be made
     expected: Expected
     detokenise: Callable[[tuple[int, ...]], str] | None = None
     audits: Audits | None = None
     no_audits: str = "audits are off (protocol.audit=false)"
     shares: Shares | None = None
+    busy: float | None = None  # share of all processors that others used just before the measurement
     no_shares: str = "the device's peaks were not measured"
 
-    @property
-    def done(self) -> list[SampleRecord]:
-        return [record for record in self.records if record.ok]
+    @classmethod
+    def of(cls, records: Sequence[SampleRecord], **rest: Any) -> Evidence:
+        """Evidence on records in memory; `rest` are the other fields."""
+        every = Columns.of(records)
+        return cls(every.measured, [records[row] for row in _spread(every)], **rest)
+
+    @classmethod
+    def read(cls, path: Path, **rest: Any) -> Evidence:
+        """The same on a records.parquet, which may hold a million of them: numbers first, then the sampled rows."""
+        every = Columns.read(path)
+        return cls(every.measured, read_rows(path, _spread(every)), **rest)
+
+    @cached_property
+    def done(self) -> Columns:
+        return self.columns.done
 
 
 def check_run(evidence: Evidence) -> list[Check]:
@@ -107,7 +132,7 @@ def not_finished(status: str, records: int) -> Check:
 
 
 def something_succeeded(evidence: Evidence) -> Check:
-    done, all_of_them = len(evidence.done), len(evidence.planned)
+    done, all_of_them = int(evidence.columns.ok.sum()), len(evidence.planned)
     return Check(
         "something_succeeded",
         "at least one sample went through all four stages",
@@ -119,21 +144,28 @@ def something_succeeded(evidence: Evidence) -> Check:
 
 def as_planned(evidence: Evidence) -> Check:
     """Every planned measurement has one record, failed ones counted; nothing dropped in silence."""
-    found = Counter((record.key, record.repeat) for record in evidence.records)
-    planned = Counter(evidence.planned)
-    missing, extra = planned - found, found - planned
-    failed = sum(not record.ok for record in evidence.records)
-    wrong = missing.total() + extra.total()
+    run = evidence.columns
+    known = {key: code for code, key in enumerate(run.keys)}
+    keys = np.array([known.setdefault(key, len(known)) for key, _ in evidence.planned], dtype=np.int64)
+    repeats = np.array([repeat for _, repeat in evidence.planned], dtype=np.int64)
+    radix = 1 + max(run.repeat.max(initial=0), repeats.max(initial=0))  # so that one number stands for both
+    pairs, which = np.unique(
+        np.concatenate([run.key_codes * radix + run.repeat, keys * radix + repeats]), return_inverse=True
+    )
+    found, planned = (np.bincount(part, minlength=len(pairs)) for part in np.split(which, [len(run)]))
+    wrong, failed = bool((found != planned).any()), int((~run.ok).sum())
     verdict: Verdict = "fail" if wrong else "warn" if failed else "pass"
-    detail = f"missing {_names(key for key, _ in missing)}" if missing else ""
-    detail += f"not planned {_names(key for key, _ in extra)}" if extra else ""
+    names, detail = list(known), ""
+    for word, these in (("missing", found < planned), ("not planned", found > planned)):
+        if these.any():
+            detail += f"{word} {_names([names[code] for code in np.unique(pairs[these] // radix)])}"
     if failed and not wrong:
-        detail = f"failed: {_names(record.key for record in evidence.records if not record.ok)}"
+        detail = f"failed: {_keys(run, ~run.ok)}"
     return Check(
         "as_planned",
         "the records are those of the planned samples, each once, failures among them",
         verdict,
-        f"{len(evidence.records)} records, {failed} failed",
+        f"{len(run)} records, {failed} failed",
         f"{len(evidence.planned)} records",
         detail,
     )
@@ -141,25 +173,22 @@ def as_planned(evidence: Evidence) -> Check:
 
 def stages_measured(evidence: Evidence) -> Check:
     """No stage is 0 s: it was measured, or it is null."""
-    zero = [
-        f"{record.key} {stage}"
-        for record in evidence.done
-        for stage in STAGES
-        if (seconds := getattr(record, f"{stage}_s")) is None or seconds <= 0 or math.isnan(seconds)
-    ]
+    done = evidence.done
+
+    def named(stage: str) -> Callable[[int], str]:
+        return lambda i: f"{_key(done, i)} {stage}"
+
+    zero = [_Faults(~(getattr(done, f"{stage}_s") > 0), named(stage)) for stage in STAGES]
     return _any_fault(evidence, "stages_measured", "every stage of a successful sample took measurable time", zero)
 
 
 def stages_close(evidence: Evidence) -> Check:
     sentence = "the four stages account for the end-to-end time"
-    shares = [
-        abs(record.end_to_end_s - record.total_s) / record.end_to_end_s
-        for record in evidence.done
-        if record.end_to_end_s and record.total_s is not None
-    ]
-    if not shares:
+    done = evidence.done
+    both = (done.end_to_end_s != 0) & ~np.isnan(done.end_to_end_s) & ~np.isnan(done.total_s)
+    if not both.any():
         return _not_possible("stages_close", sentence, "no sample has both times")
-    median = stats.median(shares)
+    median = float(np.median(np.abs(done.end_to_end_s - done.total_s)[both] / done.end_to_end_s[both]))
     verdict: Verdict = "pass" if median <= UNACCOUNTED_LIMIT else "fail"
     detail = "" if verdict == "pass" else f"{median:.1%} of the end-to-end time is in no stage"
     return Check("stages_close", sentence, verdict, median, UNACCOUNTED_LIMIT, detail)
@@ -167,10 +196,10 @@ def stages_close(evidence: Evidence) -> Check:
 
 def vision_runs_once(evidence: Evidence) -> Check:
     sentence = "the vision tower ran once for each sample or batch"
-    counts = [record.vision_calls for record in evidence.done if record.vision_calls is not None]
-    if not counts:
+    counts = _present(evidence.done.vision_calls)
+    if not len(counts):
         return _not_possible("vision_runs_once", sentence, "calls of the tower were not counted")
-    most, least = max(counts), min(counts)
+    most, least = int(counts.max()), int(counts.min())
     verdict: Verdict = "pass" if most == least == 1 else "fail"
     return Check("vision_runs_once", sentence, verdict, most if most != 1 else least, 1)
 
@@ -188,43 +217,50 @@ def staged_equals_own(evidence: Evidence) -> Check:
 
 def counts_are_the_ids(evidence: Evidence) -> Check:
     """Output tokens are the new ids, one decode step each after the first, and the text is theirs alone."""
-    faults = []
-    for record in evidence.done:
-        if record.output_tokens != len(record.output_ids):
-            faults.append(f"{record.key}: {record.output_tokens} tokens told, {len(record.output_ids)} ids")
-        elif evidence.expected.num_beams == 1 and len(record.token_s) != max(0, len(record.output_ids) - 1):
-            faults.append(f"{record.key}: {len(record.output_ids)} ids, {len(record.token_s)} decode steps")
-        elif record.output and record.prompt and record.output.startswith(record.prompt):
-            faults.append(f"{record.key}: the output begins with the prompt")
+    done, ids = evidence.done, evidence.done.ids
+    told = done.output_tokens != ids
+    stepped = ~told & (evidence.expected.num_beams == 1) & (done.steps != np.maximum(ids - 1, 0))
+    faults = [
+        _Faults(told, lambda i: f"{_key(done, i)}: {_count(done.output_tokens[i])} tokens told, {ids[i]} ids"),
+        _Faults(stepped, lambda i: f"{_key(done, i)}: {ids[i]} ids, {done.steps[i]} decode steps"),
+    ]
+    texts = []
+    for record in evidence.sampled:
+        if not record.ok or record.output_tokens != len(record.output_ids):
+            continue
+        if record.output and record.prompt and record.output.startswith(record.prompt):
+            texts.append(f"{record.key}: the output begins with the prompt")
         elif evidence.detokenise is not None and record.output != evidence.detokenise(record.output_ids):
-            faults.append(f"{record.key}: the text is not that of the ids")
+            texts.append(f"{record.key}: the text is not that of the ids")
+    faults.append(_Faults(np.ones(len(texts), dtype=np.bool_), lambda i: texts[i]))
+    seen, every = len(evidence.sampled), len(evidence.columns)
     return _any_fault(
-        evidence, "counts_are_the_ids", "token counts, ids, steps and text agree, without the prompt", faults
+        evidence,
+        "counts_are_the_ids",
+        "token counts, ids, steps and text agree, without the prompt",
+        faults,
+        f"texts on {seen:,} of {every:,} records" if seen < every else "",
     )
 
 
 def tokens_explain_time(evidence: Evidence) -> Check:
     """Decode time rises with the token count by what a decode step takes."""
     sentence = "the time of stage 4 is explained by the number of tokens"
-    pairs = [
-        (record.output_tokens, record.decode_s)
-        for record in evidence.done
-        if record.output_tokens and record.decode_s is not None
-    ]
-    counts = {tokens for tokens, _ in pairs}
-    steps = [record.tpot_ms / 1000 for record in evidence.done if record.tpot_ms is not None]
-    if not steps:
+    done = evidence.done
+    timed = (done.output_tokens > 0) & ~np.isnan(done.decode_s)
+    several = timed & (done.output_tokens > 1)
+    steps = _present(done.tpot_ms) / 1000
+    if not len(steps) or not several.any():
         return _not_possible("tokens_explain_time", sentence, "no sample has two tokens")
-    if len(counts) < 3 or max(counts) < 1.5 * min(counts):
+    counts = np.unique(done.output_tokens[timed])
+    if len(counts) < 3 or counts[-1] < 1.5 * counts[0]:
         # one length only: then a token's price is compared directly
-        implied = stats.median(
-            (record.decode_s - (record.prefill_s or 0)) / (record.output_tokens - 1)
-            for record in evidence.done
-            if record.decode_s is not None and record.output_tokens and record.output_tokens > 1
-        )
+        after_first = done.decode_s - np.nan_to_num(done.prefill_s)
+        implied = float(np.median(after_first[several] / (done.output_tokens[several] - 1)))
     else:
-        implied = regression([tokens for tokens, _ in pairs], [seconds for _, seconds in pairs]).slope
-    price = stats.median(steps)
+        implied = regression(done.output_tokens[timed], done.decode_s[timed]).slope
+    if not (price := float(np.median(steps))):
+        return _not_possible("tokens_explain_time", sentence, "the median decode step took 0 s")
     off = implied / price - 1
     verdict: Verdict = "pass" if abs(off) <= EXPLAINED_LIMIT else "fail"
     detail = (
@@ -251,10 +287,11 @@ def not_truncated(evidence: Evidence) -> Check:
     sentence = "answers ended by themselves, not by max_new_tokens"
     if evidence.expected.stop == "fixed":
         return Check("not_truncated", sentence, "pass", "fixed length asked for", None)
-    reasons = [record.finish_reason for record in evidence.done if record.finish_reason]
-    if not reasons:
+    done = evidence.done
+    ended = done.finish_reason_codes[done.finish_reason_codes >= 0]
+    if not len(ended):
         return _not_possible("not_truncated", sentence, "no sample has a finish reason")
-    share = reasons.count("length") / len(reasons)
+    share = float(np.array([reason == "length" for reason in done.finish_reasons])[ended].mean())
     verdict: Verdict = "pass" if share <= TRUNCATED_LIMIT else "warn"
     detail = (
         "" if verdict == "pass" else "token counts and totals of these samples are the limit's: raise max_new_tokens"
@@ -263,12 +300,9 @@ def not_truncated(evidence: Evidence) -> Check:
 
 
 def context_held(evidence: Evidence) -> Check:
-    over = [
-        f"{record.key}: {rows} rows"
-        for record in evidence.done
-        if record.input_tokens is not None
-        and (rows := record.input_tokens + (record.output_tokens or 0)) > evidence.expected.context
-    ]
+    done = evidence.done
+    rows = done.input_tokens + np.nan_to_num(done.output_tokens)
+    over = [_Faults(rows > evidence.expected.context, lambda i: f"{_key(done, i)}: {_count(rows[i])} rows")]
     return _any_fault(
         evidence,
         "context_held",
@@ -280,13 +314,13 @@ def context_held(evidence: Evidence) -> Check:
 def no_drift(evidence: Evidence) -> Check:
     """Neither the robust slope over position nor one half against the other shows a change over the run."""
     sentence = "times do not drift over the run"
-    rows = sorted(evidence.done, key=lambda record: record.position)
-    work = [_without_length(record) for record in rows]
-    pairs = [(record.position, value) for record, value in zip(rows, work, strict=True) if value is not None]
-    if len(pairs) < 8:
-        return _not_possible("no_drift", sentence, f"{len(pairs)} samples, at least 8 are needed")
-    keys = [record.key for record, value in zip(rows, work, strict=True) if value is not None]
-    found = drift([position for position, _ in pairs], [value for _, value in pairs], clusters=keys)
+    done = evidence.done
+    work = _without_length(done)
+    order = np.argsort(done.position, kind="stable")
+    order = order[~np.isnan(work[order])]
+    if len(order) < 8:
+        return _not_possible("no_drift", sentence, f"{len(order)} samples, at least 8 are needed")
+    found = drift(done.position[order], work[order], clusters=done.key_codes[order])
     # a change is believed where its interval is clear of zero: chance alone slopes too
     low, high, change = found.low, found.high, found.change
     beyond = change if low > 0 or high < 0 else 0.0
@@ -326,33 +360,50 @@ def little_observed(evidence: Evidence) -> Check:
 def outliers_named(evidence: Evidence) -> Check:
     """Samples far outside the others are kept, and named."""
     sentence = "few samples lie far outside the others"
-    rows = [(record, value) for record in evidence.done if (value := _without_length(record)) is not None]
-    if len(rows) < 8:
-        return _not_possible("outliers_named", sentence, f"{len(rows)} samples, at least 8 are needed")
-    far = [rows[i][0].key for i in outliers([value for _, value in rows]).severe]
-    share = len(far) / len(rows)
+    work = _without_length(evidence.done)
+    known = np.flatnonzero(~np.isnan(work))
+    if len(known) < 8:
+        return _not_possible("outliers_named", sentence, f"{len(known)} samples, at least 8 are needed")
+    far = known[outliers(work[known]).severe]
+    share = len(far) / len(known)
     verdict: Verdict = "pass" if share <= OUTLIER_LIMIT else "warn"
-    return Check("outliers_named", sentence, verdict, share, OUTLIER_LIMIT, _names(far) if far else "")
+    return Check("outliers_named", sentence, verdict, share, OUTLIER_LIMIT, _keys(evidence.done, far))
 
 
 def config_used(evidence: Evidence) -> Check:
     """What was composed is what ran: precision, source, images, batch, limits."""
-    expected = evidence.expected
-    faults = []
+    expected, done = evidence.expected, evidence.done
+    sources: tuple[str | None, ...] = (*done.sources, None)  # none: -1, the last
+    asked = np.array([source in expected.sources for source in sources])
+    tokens, images = done.output_tokens, done.images
+    fixed = expected.stop == "fixed"
+    faults = [
+        _Faults(~asked[done.source_codes], lambda i: f"{_key(done, i)}: read from {sources[done.source_codes[i]]}"),
+        _Faults(
+            (images != expected.images) & ~done.noted,
+            lambda i: f"{_key(done, i)}: {_count(images[i])} images, {expected.images} asked for",
+        ),
+        _Faults(done.batch_size > expected.batch_size, lambda i: f"{_key(done, i)}: batch of {done.batch_size[i]}"),
+        _Faults(tokens > expected.max_new_tokens, lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens"),
+        _Faults(
+            fixed & (tokens != expected.max_new_tokens),
+            lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens, exactly {expected.max_new_tokens} asked for",
+        ),
+    ]
     if {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[expected.precision] != expected.dtype:
-        faults.append(f"precision={expected.precision}, the model is {expected.dtype}")
-    for record in evidence.done:
-        if record.source not in expected.sources:
-            faults.append(f"{record.key}: read from {record.source}")
-        if record.images != expected.images and not record.notes:
-            faults.append(f"{record.key}: {record.images} images, {expected.images} asked for")
-        if record.batch_size > expected.batch_size:
-            faults.append(f"{record.key}: batch of {record.batch_size}")
-        if (record.output_tokens or 0) > expected.max_new_tokens:
-            faults.append(f"{record.key}: {record.output_tokens} tokens")
-        if expected.stop == "fixed" and record.output_tokens != expected.max_new_tokens:
-            faults.append(f"{record.key}: {record.output_tokens} tokens, exactly {expected.max_new_tokens} asked for")
+        other = f"precision={expected.precision}, the model is {expected.dtype}"
+        faults.insert(0, _Faults(np.ones(1, dtype=np.bool_), lambda _: other))
     return _any_fault(evidence, "config_used", "the settings that were composed are those that ran", faults)
+
+
+def machine_quiet(evidence: Evidence) -> Check:
+    """What other processes did is in the times too."""
+    sentence = "other processes left the processors alone just before the measurement"
+    if evidence.busy is None:
+        return _not_possible("machine_quiet", sentence, "the processors' use was not read")
+    verdict: Verdict = "pass" if evidence.busy <= BUSY_LIMIT else "warn"
+    detail = "" if verdict == "pass" else "times are those of a busy machine: measure again when it is quiet"
+    return Check("machine_quiet", sentence, verdict, evidence.busy, BUSY_LIMIT, detail)
 
 
 CHECKS: tuple[Callable[[Evidence], Check], ...] = (
@@ -372,30 +423,72 @@ CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     little_observed,
     outliers_named,
     config_used,
+    machine_quiet,
 )
 
 
-def _without_length(record: SampleRecord) -> float | None:
-    """Seconds of a sample with its answer's length taken out: the stages before, prefill, and one mean step."""
-    parts = (record.load_s, record.preprocess_s, record.encode_s, record.prefill_s)
-    if any(part is None for part in parts):
-        return record.total_s
-    step = (record.tpot_ms or 0.0) / 1000
-    return sum(part for part in parts if part is not None) + step
+@dataclass(frozen=True)
+class _Faults:
+    """Where one kind of fault is, and how the one in a row is told."""
+
+    where: Mask
+    tell: Callable[[int], str]
 
 
-def _any_fault(evidence: Evidence, name: str, sentence: str, faults: Sequence[str]) -> Check:
+def _any_fault(evidence: Evidence, name: str, sentence: str, kinds: Sequence[_Faults], seen: str = "") -> Check:
     """Fails on any fault; without a successful sample it cannot be made."""
-    if not evidence.done:
+    if not len(evidence.done):
         return _not_possible(name, sentence, "no sample succeeded")
-    return Check(name, sentence, "fail" if faults else "pass", len(faults), 0, _names(faults))
+    count = sum(int(kind.where.sum()) for kind in kinds)
+    told, passed = dict[str, None](), 0
+    for text in (kind.tell(row) for kind in kinds for row in np.flatnonzero(kind.where).tolist()):
+        if len(told) == NAMED and text not in told:
+            break
+        told[text] = None
+        passed += 1
+    named = "; ".join(told) + (f" and {count - passed} more" if count > passed else "")
+    return Check(name, sentence, "fail" if count else "pass", count, 0, "; ".join(filter(None, (named, seen))))
+
+
+def _spread(every: Columns) -> Ints:
+    """Rows of at most SAMPLED measured records: whole calls of the model, evenly spread over the run."""
+    run = np.flatnonzero(every.is_sample)
+    if len(run) <= SAMPLED:
+        return run
+    calls, measured = every.measured.calls, every.measured
+    number = max(1, SAMPLED // int(measured.batch_size.max()))
+    chosen = np.linspace(0, calls[-1], min(number, int(calls[-1]) + 1)).round().astype(np.int64)
+    return run[np.isin(calls, chosen)]
+
+
+def _without_length(run: Columns) -> Floats:
+    """Seconds of a sample with its answer's length taken out: the stages before, prefill, and one mean step."""
+    parts = run.load_s + run.preprocess_s + run.encode_s + run.prefill_s
+    return np.where(np.isnan(parts), run.total_s, parts + np.nan_to_num(run.tpot_ms) / 1000)
 
 
 def _not_possible(name: str, sentence: str, why: str) -> Check:
     return Check(name, sentence, "not possible", None, None, why)
 
 
-def _names(found: Any, most: int = 5) -> str:
+def _present(values: Floats) -> Floats:
+    return values[~np.isnan(values)]
+
+
+def _key(run: Columns, row: int) -> str:
+    return run.keys[int(run.key_codes[row])]
+
+
+def _keys(run: Columns, rows: Mask | Ints) -> str:
+    """The keys of these rows, each once."""
+    codes, first = np.unique(run.key_codes[rows], return_index=True)
+    return _names([run.keys[code] for code in codes[np.argsort(first)]])
+
+
+def _count(value: float) -> str:
+    return "None" if np.isnan(value) else f"{value:.0f}"
+
+
+def _names(found: Sequence[str]) -> str:
     """The first few, and how many more."""
-    listed = list(dict.fromkeys(found))
-    return "; ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")
+    return "; ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")

@@ -7,9 +7,9 @@ python -m fourstage.compare sweep=<name> uri=http://host:5000
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from fourstage.config import SettingError, suggest
@@ -43,7 +43,7 @@ def print_comparison(words: dict[str, str]) -> None:
 
     where = Destination(words["uri"], None, words["experiment"])
     runs = choose_runs(find_runs(where), words["baseline"], words["target"], words["sweep"])
-    records = [run_records(where, run.run_id) for run in runs]
+    records = [[r for r in run_records(where, run.run_id) if r.role == "sample"] for run in runs]
     _print_table([run.name for run in runs], records)
     _print_differences(runs)
 
@@ -77,12 +77,14 @@ def _find(runs: Sequence[RunFacts], wanted: str) -> RunFacts:
 
 def _print_table(names: Sequence[str], records: Sequence[Sequence[SampleRecord]]) -> None:
     """Medians of each run; under them the ratio to the baseline over the samples that pair."""
+    import numpy as np
     from rich import box
     from rich.markup import escape
     from rich.table import Table
 
+    from fourstage.analysis.columns import Columns
     from fourstage.analysis.pairing import pair, ratio
-    from fourstage.screen import COLUMNS, console
+    from fourstage.screen import COLUMNS, console, table_cells
 
     table = Table(box=box.SIMPLE_HEAD, title="medians; ratios are target / baseline of means over paired samples")
     table.add_column("run")
@@ -90,22 +92,19 @@ def _print_table(names: Sequence[str], records: Sequence[Sequence[SampleRecord]]
     for column in COLUMNS:
         table.add_column(column, justify="right", no_wrap=True)
     for i, (name, rows) in enumerate(zip(names, records, strict=True)):
-        done = [record for record in rows if record.ok]
-        cells = []
-        for read, show in COLUMNS.values():
-            values = [value for record in done if (value := read(record)) is not None]
-            cells.append(show(statistics.median(values)) if values else "-")
-        table.add_row(escape(name) + (" (baseline)" if i == 0 else ""), f"{len(done)}/{len(rows)}", *cells)
+        columns = Columns.of(rows)
+        done = f"{len(columns.done)}/{len(columns)}"
+        table.add_row(escape(name) + (" (baseline)" if i == 0 else ""), done, *table_cells(columns, np.median))
         if i:
             paired = pair(records[0], rows)
-            ratios = [ratio(paired, read) for read, _ in COLUMNS.values()]
+            ratios = [ratio(paired, attrgetter(attribute)) for attribute, _ in COLUMNS.values()]
             table.add_row(
                 "  ratio", str(len(paired.both)), *(f"{value:.2f}x" if value is not None else "-" for value in ratios)
             )
     screen = console()
     screen.print(table)
     for name, rows in zip(names[1:], records[1:], strict=True):
-        if (value := ratio(paired := pair(records[0], rows), COLUMNS["total"][0])) is not None:
+        if (value := ratio(paired := pair(records[0], rows), attrgetter("total_s"))) is not None:
             if f"{value:.2f}" == "1.00":
                 screen.print(f"{escape(name)} takes as long as {escape(names[0])} in total")
                 continue

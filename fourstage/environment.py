@@ -114,6 +114,13 @@ def environment(dataset_root: Path | None = None) -> dict[str, Any]:
     }
 
 
+def processors_busy(seconds: float = 0.3) -> float:
+    """Share of all processors that is in use while this process sleeps: others' work. Takes `seconds`."""
+    import psutil
+
+    return float(psutil.cpu_percent(interval=seconds)) / 100
+
+
 def git_state() -> dict[str, Any]:
     """Commit of fourstage's own checkout, and whether it has changes; nulls for an installed wheel."""
     commit, status = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")

@@ -7,6 +7,9 @@ checks = check_run(evidence)
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 from fourstage.analysis.roofline import Peaks, Shares, run_shares
 from fourstage.audits import Audits, run_audits
@@ -21,19 +24,18 @@ from fourstage.stages import SampleRecord
 
 
 def gather(
-    config: Config, pipeline: StagedPipeline, planned: Sequence[Planned], records: Sequence[SampleRecord]
+    config: Config, pipeline: StagedPipeline, planned: Sequence[Planned], records: Sequence[SampleRecord] | Path
 ) -> Evidence:
-    """Evidence on the measured samples; audits are made where the protocol asks for them."""
-    measured = [record for record in records if record.role == "sample"]
-    return Evidence(
-        records=measured,
-        planned=[(item.sample.key, item.repeat) for item in planned if item.role == "sample"],
-        expected=expected(config, pipeline),
-        detokenise=pipeline.detokenise,
-        audits=_audits(config, pipeline, planned),
-        no_audits=f"no audits were made (protocol.audit=false in protocol={config.protocol.name})",
-        shares=device_shares(config, pipeline, measured),
-    )
+    """Evidence on the measured samples, in memory or in a records.parquet; audits are made where they are asked for."""
+    rest: dict[str, Any] = {
+        "planned": [(item.sample.key, item.repeat) for item in planned if item.role == "sample"],
+        "expected": expected(config, pipeline),
+        "detokenise": pipeline.detokenise,
+        "audits": _audits(config, pipeline, planned),
+        "no_audits": f"no audits were made (protocol.audit=false in protocol={config.protocol.name})",
+    }
+    evidence = Evidence.read(records, **rest) if isinstance(records, Path) else Evidence.of(records, **rest)
+    return replace(evidence, shares=device_shares(config, pipeline, evidence))
 
 
 def expected(config: Config, pipeline: StagedPipeline) -> Expected:
@@ -56,7 +58,7 @@ def expected(config: Config, pipeline: StagedPipeline) -> Expected:
     )
 
 
-def device_shares(config: Config, pipeline: StagedPipeline, records: Sequence[SampleRecord]) -> Shares:
+def device_shares(config: Config, pipeline: StagedPipeline, evidence: Evidence) -> Shares:
     """How near the run came to the device's measured limits.
 
     Where a sample seems faster than they allow, they are measured once more and the higher ones hold: a peak that
@@ -65,7 +67,7 @@ def device_shares(config: Config, pipeline: StagedPipeline, records: Sequence[Sa
     device, shapes = pipeline.facts.device, model_shapes(pipeline)
 
     def against(peaks: Peaks) -> Shares:
-        return run_shares(records, shapes, peaks, config.precision, beams=config.num_beams)
+        return run_shares(evidence.columns, evidence.sampled, shapes, peaks, config.precision, beams=config.num_beams)
 
     shares = against(device_peaks(device))
     if any(found.share > 1 for found in shares.fastest.values()):

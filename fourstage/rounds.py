@@ -6,7 +6,7 @@ planned = measure_rounds(config, pipeline, samples, records)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from fourstage.analysis.statistics import bootstrap_interval
 from fourstage.config import Config
@@ -20,17 +20,18 @@ from fourstage.stages import Sample, SampleRecord, UserError
 
 
 def measure_rounds(
-    config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], records: list[SampleRecord]
+    config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], keep: Callable[[SampleRecord], None]
 ) -> list[Planned]:
-    """Fill `records`, one by one, so that a caller who is interrupted still has them. Gives what was planned."""
+    """Hand each record to `keep` when it is made, so that a caller who is stopped has them. Gives what was planned."""
     if config.prompt is not None:
         pipeline.check_question(config.prompt, images=1)
     protocol, timing = config.protocol, timing_of(config, pipeline)
     questions = [question_of(sample, config) for sample in samples]
     planned: list[Planned] = []
+    totals: list[tuple[str, float]] = []  # key and seconds, for the interval that ends the rounds
     with Progress(len(samples) * protocol.repeats) as progress:
         for repeat in range(max(protocol.repeats, protocol.max_repeats)):
-            if repeat >= protocol.repeats and _narrow_enough(records, protocol.target_half_width):
+            if repeat >= protocol.repeats and _narrow_enough(totals, protocol.target_half_width):
                 break
             round_ = plan_round(
                 samples, questions, repeat, config.seed, protocol.order, protocol.sentinel, start=len(planned)
@@ -42,8 +43,10 @@ def measure_rounds(
                 )  # fmt: skip
             planned += round_
             for record in measure(pipeline, round_, config.sampling, timing, config.batch_size):
-                records.append(record)
+                keep(record)
                 progress.advance(record)
+                if protocol.target_half_width and record.role == "sample" and record.total_s is not None:
+                    totals.append((record.key, record.total_s))
     return planned
 
 
@@ -61,13 +64,11 @@ def timing_of(config: Config, pipeline: StagedPipeline) -> Timing:
     return Timing(TorchDevice(device), prepare_files=prepare_files, read_gpu=lambda: gpu_state(device))
 
 
-def _narrow_enough(records: Sequence[SampleRecord], target: float | None) -> bool:
+def _narrow_enough(totals: Sequence[tuple[str, float]], target: float | None) -> bool:
     """Whether the 95 % interval of the mean total is within the target; without a target, always."""
-    done = [record for record in records if record.ok and record.role == "sample"]
-    if target is None or not done:
+    if target is None or not totals:
         return True
-    totals = [record.total_s for record in done if record.total_s is not None]
-    interval = bootstrap_interval(totals, "mean", clusters=[record.key for record in done])
+    interval = bootstrap_interval([seconds for _, seconds in totals], "mean", clusters=[key for key, _ in totals])
     return (interval.high - interval.low) / 2 <= target * interval.estimate
 
 

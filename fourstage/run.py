@@ -17,8 +17,11 @@ import time
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
+from importlib import import_module
+from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import fourstage
@@ -36,11 +39,13 @@ from fourstage.config import Config, DemoDatasetSettings, JsonDatasetSettings
 from fourstage.stages import Sample, SampleRecord, UserError
 
 if TYPE_CHECKING:
+    from fourstage.analysis.records import RecordFile
     from fourstage.checks import Check
     from fourstage.models.pipeline import StagedPipeline
     from fourstage.tracking.run import TrackedRun
 
 FAILED, UNUSABLE, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+SHOWN = 10_000  # samples whose metrics and texts the UI shows; records.parquet has all
 
 
 class Terminated(BaseException):
@@ -122,21 +127,32 @@ def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
     cannot be used.
     """
     samples = read_samples(config)
-    with signals_held():  # an exception inside a half-done import or creation would leave both broken
-        from fourstage.checks import not_finished
-        from fourstage.data.dataset import dataset_digest
+    with signals_held():  # an exception inside a half-done import would leave it broken
+        for module in ("evidence", "screen", "tracking.run", f"models.{config.model.name}"):
+            import_module(f"fourstage.{module}")
+        from fourstage.analysis.records import RecordFile
         from fourstage.models.load import preflight
-        from fourstage.screen import print_run
-        from fourstage.tracking.run import TrackedRun
-        from fourstage.tracking.store import Destination
     preflight(config)
+    with TemporaryDirectory(prefix="fourstage-") as folder:
+        return _tracked(config, tree, labels, samples, RecordFile(Path(folder) / "records.parquet"))
+
+
+def _tracked(
+    config: Config, tree: Mapping[str, Any], labels: Labels, samples: Sequence[Sample], file: RecordFile
+) -> str:
+    """The run from its creation in the store to its end there; gives its status."""
+    from fourstage.checks import not_finished
+    from fourstage.data.dataset import dataset_digest
+    from fourstage.screen import print_run
+    from fourstage.tracking.run import TrackedRun
+    from fourstage.tracking.store import Destination
+
     tracking = config.tracking
     name = config.run_name or settings.default_run_name(config, labels.varied)
     digest = dataset_digest(samples)
     destination = Destination(tracking.uri, tracking.artifacts, tracking.experiment)
     run: TrackedRun | None = None
     status = "FAILED"
-    records: list[SampleRecord] = []
     checks: list[Check] = []
     reached: dict[str, float] = {}
     pipeline: StagedPipeline | None = None
@@ -145,8 +161,8 @@ def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
             run = TrackedRun.start(destination, name, settings.flatten(tree), _tags(config, tree, labels, digest))
         run.log_dataset(config.dataset.name, digest, str(samples[0].root), len(samples))
         pipeline = _load_model(config, run)
-        checks, reached = _measure_and_check(config, pipeline, samples, records)
-        status = "FINISHED" if any(record.ok for record in records) else "FAILED"
+        checks, reached = _measure_and_check(config, pipeline, samples, file)
+        status = "FINISHED" if file.count > file.failed else "FAILED"
     except (KeyboardInterrupt, Terminated):
         status = "KILLED"
         raise
@@ -156,13 +172,14 @@ def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
         _tell(run, error)
     finally:
         pipeline = None
+        file.close()
         if run is not None:
             with signals_held():  # what was finished is kept; a second signal ends it all the same
                 if labels.sweep is not None:
                     _free_memory()  # the next job begins with an empty device
-                checks = checks or [not_finished(status, len(records))]
-                print_run(name, run.run_id, status, records, checks, reached, tracking.uri)
-                status = _close(config, tree, run, status, records, checks, reached)
+                checks = checks or [not_finished(status, file.count)]
+                print_run(name, run.run_id, status, file, checks, reached, tracking.uri)
+                status = _close(config, tree, run, status, file, checks, reached)
     return status
 
 
@@ -182,13 +199,13 @@ def _close(
     tree: Mapping[str, Any],
     run: TrackedRun,
     status: str,
-    records: Sequence[SampleRecord],
+    file: RecordFile,
     checks: Sequence[Check],
     reached: Mapping[str, float],
 ) -> str:
     """Record everything and end the run. Where the store refuses, it is told and the run ends as FAILED."""
     try:
-        _record(config, tree, run, records, checks, reached)
+        _record(config, tree, run, file, checks, reached)
     except UserError as error:
         _complain(f"{error}; not all of the run was recorded", FAILED)
         status = "FAILED"
@@ -251,15 +268,18 @@ def _load_model(config: Config, run: TrackedRun) -> StagedPipeline:
 
 
 def _measure_and_check(
-    config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], records: list[SampleRecord]
+    config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], file: RecordFile
 ) -> tuple[list[Check], dict[str, float]]:
-    """Measure into `records`, then question what was measured: the checks, and the shares of the device's limits."""
+    """Measure into `file`, then question what was measured: the checks, and the shares of the device's limits."""
     from fourstage.checks import check_run
+    from fourstage.environment import processors_busy
     from fourstage.evidence import gather, share_metrics
     from fourstage.rounds import measure_rounds
 
-    planned = measure_rounds(config, pipeline, samples, records)
-    evidence = gather(config, pipeline, planned, records)
+    busy = processors_busy()
+    planned = measure_rounds(config, pipeline, samples, keep=file.append)
+    file.close()
+    evidence = replace(gather(config, pipeline, planned, file.path), busy=busy)
     return check_run(evidence), share_metrics(evidence.shares)
 
 
@@ -278,13 +298,14 @@ def _record(
     config: Config,
     tree: Mapping[str, Any],
     run: TrackedRun,
-    records: Sequence[SampleRecord],
+    file: RecordFile,
     checks: Sequence[Check],
     reached: Mapping[str, float],
 ) -> None:
-    """Everything that a run leaves, after the measurement."""
+    """Everything that a run leaves, after the measurement. Of very many samples the first are shown in the UI."""
     from omegaconf import OmegaConf
 
+    from fourstage.analysis.columns import Columns
     from fourstage.analysis.statistics import summarise_run
     from fourstage.checks import as_dict, valid
     from fourstage.environment import environment, git_diff
@@ -297,14 +318,14 @@ def _record(
     run.log_dict("checks.json", as_dict(checks))
     failed = [check.id for check in checks if check.verdict == "fail"]
     run.log_tags({"fourstage.valid": str(valid(checks)).lower(), "fourstage.checks_failed": ",".join(failed) or "none"})
-    measured = [record for record in records if record.role == "sample"]
-    run.log_samples(measured)
-    run.log_metrics(summarise_run(measured) | dict(reached))
-    if records:
-        sources = sorted({record.source for record in records if record.source})
-        run.log_tags({"fourstage.source_read": ",".join(sources) or "none"})
-        run.log_results(records)
-        _log_traces(config, run, measured)
+    columns = Columns.read(file.path).measured
+    shown = list(islice((record for record in file if record.role == "sample"), SHOWN))
+    run.log_samples(shown)
+    run.log_metrics(summarise_run(columns) | dict(reached))
+    if len(columns):
+        run.log_tags({"fourstage.source_read": ",".join(columns.sources) or "none"})
+        run.log_results(shown, file.path)
+        _log_traces(config, run, shown)
 
 
 def _log_traces(config: Config, run: TrackedRun, records: Sequence[SampleRecord]) -> None:

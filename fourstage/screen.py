@@ -7,21 +7,23 @@ print_run(name, run_id, status, records)
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from operator import attrgetter
+from itertools import islice
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich import box, progress
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fourstage.analysis.columns import Columns
 from fourstage.stages import STAGES, SampleRecord
 
 if TYPE_CHECKING:
+    from fourstage.analysis.records import RecordFile
     from fourstage.checks import Check
 
 MOST_FAULTS = 5  # as many are told on the screen; all are on the records
@@ -93,14 +95,24 @@ def milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms"
 
 
-COLUMNS: dict[str, tuple[Callable[[SampleRecord], float | None], Callable[[float], str]]] = {
-    **{stage: (attrgetter(f"{stage}_s"), milliseconds) for stage in STAGES},
-    "total": (attrgetter("total_s"), milliseconds),
-    "TTFT": (attrgetter("ttft_s"), milliseconds),
-    "TPOT": (attrgetter("tpot_ms"), lambda value: f"{value:.3g} ms"),
-    "tokens in": (attrgetter("input_tokens"), lambda value: f"{value:.0f}"),
-    "tokens out": (attrgetter("output_tokens"), lambda value: f"{value:.0f}"),
+COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {  # heading → attribute of records, how it is shown
+    **{stage: (f"{stage}_s", milliseconds) for stage in STAGES},
+    "total": ("total_s", milliseconds),
+    "TTFT": ("ttft_s", milliseconds),
+    "TPOT": ("tpot_ms", lambda value: f"{value:.3g} ms"),
+    "tokens in": ("input_tokens", lambda value: f"{value:.0f}"),
+    "tokens out": ("output_tokens", lambda value: f"{value:.0f}"),
 }
+
+
+def table_cells(columns: Columns, choose: Callable[[Any], float]) -> list[str]:
+    """One figure a column, chosen from the successful samples; a dash where there is none."""
+    cells = []
+    for attribute, show in COLUMNS.values():
+        values = getattr(columns.done, attribute)
+        values = values[~np.isnan(values)]
+        cells.append(show(float(choose(values))) if len(values) else "-")
+    return cells
 
 
 REACHED = {"encode": ("encode_mfu", "MFU"), "TTFT": ("prefill_mfu", "MFU"), "TPOT": ("decode_mbu", "MBU")}
@@ -110,27 +122,23 @@ def print_run(
     name: str,
     run_id: str,
     status: str,
-    records: Sequence[SampleRecord],
+    file: RecordFile,
     checks: Sequence[Check],
     reached: Mapping[str, float],
     wrote_to: str,
 ) -> None:
     """One table: median and range of each stage, tokens, TTFT, TPOT, total, and what share of the device's limits
-    that is; then faults and checks, name and id."""
+    that is; then faults and checks, name and id. The file is closed."""
     screen = console()
-    records = [record for record in records if record.role == "sample"]
-    done = [record for record in records if record.ok]
+    columns = Columns.read(file.path).measured
+    done = file.count - file.failed
     if done:
-        table = Table(box=box.SIMPLE_HEAD, title=f"{escape(name)}   n={len(done)}", title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, title=f"{escape(name)}   n={done}", title_justify="left")
         table.add_column("")
         for column in COLUMNS:
             table.add_column(column, justify="right", no_wrap=True)
-        for label, choose in (("median", statistics.median), ("least", min), ("most", max)):
-            cells = []
-            for read, show in COLUMNS.values():
-                values = [value for record in done if (value := read(record)) is not None]
-                cells.append(show(choose(values)) if values else "-")
-            table.add_row(label, *cells)
+        for label, choose in (("median", np.median), ("least", np.min), ("most", np.max)):
+            table.add_row(label, *table_cells(columns, choose))
         if reached:
             shares = [REACHED.get(column) for column in COLUMNS]
             table.add_row(
@@ -138,16 +146,14 @@ def print_run(
                 *(f"{reached[found[0]]:.2g} {found[1]}" if found and found[0] in reached else "" for found in shares),
             )
         screen.print(table)
-    for record in [record for record in records if not record.ok][:MOST_FAULTS]:
+    for record in islice((record for record in file if not record.ok), MOST_FAULTS if file.failed else 0):
         screen.print(f"[red]failed[/red] {escape(record.key)} in {record.error_stage}: {escape(record.error or '')}")
-    failed = len(records) - len(done)
-    if failed > MOST_FAULTS:
-        screen.print(f"[red]… and {failed - MOST_FAULTS} more failed samples[/red]")
-    notes = sorted({note for record in done for note in record.notes})
-    for note in notes[:MOST_FAULTS]:
+    if file.failed > MOST_FAULTS:
+        screen.print(f"[red]… and {file.failed - MOST_FAULTS} more failed samples[/red]")
+    for note in islice(file.notes, MOST_FAULTS):
         screen.print(f"[yellow]note[/yellow] {escape(note)}")
     print_checks(screen, checks)
     state = "[green]FINISHED[/green]" if status == "FINISHED" else f"[red]{status}[/red]"
     screen.print(
-        f"{state}  {len(done)} ok, {failed} failed   run [bold]{escape(name)}[/bold]  id {run_id}  in {wrote_to}"
+        f"{state}  {done} ok, {file.failed} failed   run [bold]{escape(name)}[/bold]  id {run_id}  in {wrote_to}"
     )

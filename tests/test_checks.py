@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import resource
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks import report
+from fourstage.analysis.records import write_records
 from fourstage.analysis.roofline import Fastest, Shares
 from fourstage.audits import Audits, perturbed, run_audits
-from fourstage.checks import CHECKS, Check, Evidence, Expected, as_dict, check_run, not_finished, valid
+from fourstage.checks import CHECKS, SAMPLED, Check, Evidence, Expected, as_dict, check_run, not_finished, valid
 from fourstage.measure import measure, plan
 from fourstage.stages import SampleRecord, Sampling
 from tests.fakes import fake, samples
@@ -25,13 +30,14 @@ def evidence(n: int = 20, audited: bool = True, **costs: Any) -> Evidence:
     pipeline, timing = fake(**costs)
     planned = plan(samples(n), ["why?"] * n, repeats=1, seed=0)
     records = list(measure(pipeline, planned, GREEDY, timing))
-    return Evidence(
-        records=records,
+    return Evidence.of(
+        records,
         planned=[(item.sample.key, item.repeat) for item in planned],
         expected=EXPECTED,
         detokenise=lambda ids: "text",
         audits=run_audits(pipeline, planned, GREEDY, timing) if audited else None,
         shares=POSSIBLE,
+        busy=0.02,
     )
 
 
@@ -45,7 +51,13 @@ def verdict(found: Evidence, name: str) -> Check:
 
 def changed(found: Evidence, **fields: Any) -> Evidence:
     """The same run with these fields on every record."""
-    return replace(found, records=[replace(record, **fields) for record in found.records])
+    return on(found, [replace(record, **fields) for record in found.sampled])
+
+
+def on(found: Evidence, records: Sequence[SampleRecord]) -> Evidence:
+    """The same run with other records."""
+    other = Evidence.of(records, planned=found.planned, expected=found.expected)
+    return replace(found, columns=other.columns, sampled=other.sampled)
 
 
 def test_an_honest_run_passes_every_check() -> None:
@@ -85,13 +97,13 @@ def test_a_drift_below_the_limit_and_a_small_gap_pass() -> None:
 
 def test_samples_dropped_in_silence_are_caught() -> None:
     found = evidence()
-    assert verdict(replace(found, records=found.records[:-2]), "as_planned").verdict == "fail"
-    assert "s18; s19" in verdict(replace(found, records=found.records[:-2]), "as_planned").detail
+    assert verdict(on(found, found.sampled[:-2]), "as_planned").verdict == "fail"
+    assert "s18; s19" in verdict(on(found, found.sampled[:-2]), "as_planned").detail
 
 
 def test_a_sample_measured_twice_is_caught() -> None:
     found = evidence()
-    assert verdict(replace(found, records=[*found.records, found.records[0]]), "as_planned").verdict == "fail"
+    assert verdict(on(found, [*found.sampled, found.sampled[0]]), "as_planned").verdict == "fail"
 
 
 def test_failed_samples_are_counted_and_named_not_dropped() -> None:
@@ -131,13 +143,73 @@ def test_the_price_of_a_token_by_count_must_be_the_steps_own() -> None:
     lengths = {f"s{i}": 5 + 3 * i for i in range(20)}
     honest = evidence(tokens_of=lengths)
     assert verdict(honest, "tokens_explain_time").verdict == "pass"
-    wrong = replace(
+    wrong = on(
         honest,
-        records=[
-            replace(record, decode_s=(record.decode_s or 0) + 0.005 * len(record.token_s)) for record in honest.records
-        ],
+        [replace(record, decode_s=(record.decode_s or 0) + 0.005 * len(record.token_s)) for record in honest.sampled],
     )
     assert verdict(wrong, "tokens_explain_time").verdict == "fail"
+
+
+def test_the_file_gives_the_evidence_of_the_records(tmp_path: Path) -> None:
+    found = evidence(n=50, faulty={"s3": "load"}, counts_prompt=True)
+    records = [*found.sampled, replace(found.sampled[0], role="sentinel")]
+    write_records(records, tmp_path / "records.parquet")
+    rest = {field: getattr(found, field) for field in ("planned", "expected", "detokenise", "audits", "shares", "busy")}
+    read = Evidence.read(tmp_path / "records.parquet", **rest)
+    assert read.sampled == found.sampled
+    assert check_run(read) == check_run(found) == check_run(Evidence.of(records, **rest))
+
+
+def test_of_many_records_all_numbers_and_some_texts_are_looked_at(tmp_path: Path) -> None:
+    found = evidence(n=2 * SAMPLED + 500, audited=False)
+    assert [len(found.sampled), found.sampled[0].key, found.sampled[-1].key] == [SAMPLED, "s0", "s2499"]
+    gaps = {b.position - a.position for a, b in zip(found.sampled, found.sampled[1:], strict=False)}
+    assert gaps == {2, 3}
+    check = verdict(found, "counts_are_the_ids")
+    assert (check.verdict, check.detail) == ("pass", "texts on 1,000 of 2,500 records")
+
+    unseen = next(i for i in range(2500) if i not in {record.position for record in found.sampled})
+    pipeline, timing = fake()
+    records = list(measure(pipeline, plan(samples(2500), ["why?"] * 2500, 1, 0), GREEDY, timing))
+    records[unseen] = replace(records[unseen], output_tokens=71)
+    check = verdict(on(found, records), "counts_are_the_ids")
+    assert (check.verdict, check.detail) == (
+        "fail", f"s{unseen}: 71 tokens told, 11 ids; texts on 1,000 of 2,500 records",
+    )  # fmt: skip
+    texts = verdict(changed(found, output="other"), "counts_are_the_ids")
+    assert (texts.verdict, texts.value) == ("fail", SAMPLED)
+
+
+def test_a_long_run_in_batches_is_sampled_by_whole_batches() -> None:
+    (one,) = evidence(n=1, audited=False).sampled
+    records = [
+        replace(one, key=f"s{i}", position=i, batch_size=4, started_unix_s=float(i // 4)) for i in range(4 * SAMPLED)
+    ]
+    sampled = Evidence.of(records, planned=[], expected=EXPECTED).sampled
+    assert len(sampled) == SAMPLED
+    starts = [record.started_unix_s for record in sampled]
+    assert all(starts.count(start) == 4 for start in starts)
+
+
+def test_a_large_run_is_checked_in_seconds_and_bounded_memory(tmp_path: Path) -> None:
+    n = 200_000
+    report.write_synthetic(tmp_path / "records.parquet", n)
+    planned = [(f"clip {i % report.KEYS}", i // report.KEYS) for i in range(n)]
+    before, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+    found = Evidence.read(tmp_path / "records.parquet", planned=planned, expected=report.EXPECTED)
+    checks = check_run(found)
+    assert time.monotonic() - began < 8  # 1 s on two cores
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300e3  # kB
+    assert valid(checks)
+    assert {check.verdict for check in checks} == {"pass", "not possible"}
+
+    dropped = verdict(replace(found, planned=[*planned, ("clip 7", 900)]), "as_planned")
+    assert (dropped.verdict, dropped.detail) == ("fail", "missing clip 7")
+
+
+def test_faults_of_many_records_are_counted_and_a_few_are_named() -> None:
+    check = verdict(changed(evidence(), load_s=None), "stages_measured")
+    assert (check.value, check.detail) == (20, "s0 load; s1 load; s2 load; s3 load; s4 load and 15 more")
 
 
 def test_other_precision_than_composed_is_caught() -> None:
@@ -162,16 +234,16 @@ def test_outliers_are_named_and_kept() -> None:
     found = evidence()
     slow = [
         replace(record, preprocess_s=2.0 if i in (3, 7) else record.preprocess_s)
-        for i, record in enumerate(found.records)
+        for i, record in enumerate(found.sampled)
     ]
-    check = verdict(replace(found, records=slow), "outliers_named")
+    check = verdict(on(found, slow), "outliers_named")
     assert check.verdict == "warn"
     assert "s3" in check.detail
     assert "s7" in check.detail
 
 
 def test_a_check_that_cannot_be_made_does_not_pass() -> None:
-    nothing = Evidence(records=[], planned=[("s0", 0)], expected=EXPECTED)
+    nothing = Evidence.of([], planned=[("s0", 0)], expected=EXPECTED)
     found = verdicts(nothing)
     assert found["something_succeeded"] == "fail"
     assert found["as_planned"] == "fail"
@@ -184,6 +256,10 @@ def test_a_check_that_cannot_be_made_does_not_pass() -> None:
 def test_without_audits_what_they_answer_is_not_possible() -> None:
     found = verdicts(evidence(audited=False))
     assert {found[name] for name in ("staged_equals_own", "no_caching", "little_observed")} == {"not possible"}
+
+
+def test_a_busy_machine_is_warned_of() -> None:
+    assert verdict(replace(evidence(), busy=0.45), "machine_quiet").verdict == "warn"
 
 
 def test_few_samples_cannot_show_a_drift() -> None:
@@ -230,7 +306,7 @@ def test_false_alarms_of_drift_are_rare_on_noise() -> None:
     for seed in range(100):
         noise = random.Random(seed)
         records: Sequence[SampleRecord] = [
-            replace(record, preprocess_s=0.2 * noise.lognormvariate(0, 0.05)) for record in base.records
+            replace(record, preprocess_s=0.2 * noise.lognormvariate(0, 0.05)) for record in base.sampled
         ]
-        alarms += verdict(replace(base, records=records), "no_drift").verdict == "fail"
+        alarms += verdict(on(base, records), "no_drift").verdict == "fail"
     assert alarms <= 8

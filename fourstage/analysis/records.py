@@ -10,10 +10,13 @@ and where the file goes (`tracking/`).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fourstage.stages import SampleRecord
 
@@ -22,6 +25,9 @@ if TYPE_CHECKING:
 
 DERIVED = {"input_tokens": int, "tpot_ms": float, "unaccounted_s": float}
 UNITS = ("s", "ms", "tokens", "bytes")
+FIELDS = tuple(field.name for field in fields(SampleRecord))
+ROWS = 1000  # of a row group, and in memory at once
+MOST_NOTES = 20
 
 
 def schema() -> pa.Schema:
@@ -32,28 +38,100 @@ def schema() -> pa.Schema:
     return pa.schema([pa.field(name, _arrow_type(kind), metadata=_metadata(name)) for name, kind in types.items()])
 
 
-def write_records(records: Sequence[SampleRecord], path: Path) -> None:
-    """Write the records as Parquet; None becomes null."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
+class RecordFile:
+    """A records.parquet that grows while a run goes: at most ROWS records are in memory, however many there are.
 
-    names = schema().names
-    table = pa.Table.from_pylist([{name: _value(record, name) for name in names} for record in records], schema())
-    pq.write_table(table, path)
+    with RecordFile(Path("records.parquet")) as file:
+        file.append(record)
+    first = next(iter(file))
+    """
+
+    def __init__(self, path: Path):
+        import pyarrow.parquet as pq
+
+        self.path = path
+        self.count = self.failed = 0
+        self.notes: dict[str, None] = {}  # each once, the first MOST_NOTES of them
+        self._schema = schema()
+        self._waiting: list[dict[str, object]] = []
+        self._writer = pq.ParquetWriter(path, self._schema)
+
+    def append(self, record: SampleRecord) -> None:
+        """Take a record; it is written with others, outside whatever is being timed."""
+        self._waiting.append({name: _value(record, name) for name in self._schema.names})
+        if record.role == "sample":
+            self.count += 1
+            self.failed += not record.ok
+        if len(self.notes) < MOST_NOTES:
+            self.notes |= dict.fromkeys(record.notes)
+        if len(self._waiting) >= ROWS:
+            self._write()
+
+    def close(self) -> None:
+        """Write what is waiting and the end of the file; only then can it be read."""
+        if self._writer.is_open:
+            self._write()
+            self._writer.close()
+
+    def __enter__(self) -> RecordFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[SampleRecord]:
+        """The records of the closed file, in the order in which they came."""
+        return iterate_records(self.path)
+
+    def _write(self) -> None:
+        import pyarrow as pa
+
+        if self._waiting:
+            self._writer.write_table(pa.Table.from_pylist(self._waiting, self._schema))
+            self._waiting = []
+
+
+def write_records(records: Iterable[SampleRecord], path: Path) -> None:
+    """Write the records as Parquet; None becomes null."""
+    with RecordFile(path) as file:
+        for record in records:
+            file.append(record)
 
 
 def read_records(path: Path) -> list[SampleRecord]:
     """Read what `write_records` wrote, exactly. Raises ValueError where columns are missing."""
+    return list(iterate_records(path))
+
+
+def iterate_records(path: Path) -> Iterator[SampleRecord]:
+    """The same, a piece at a time."""
+    for batch in pieces(path, FIELDS, ROWS):
+        yield from map(_record, batch.to_pylist())
+
+
+def read_rows(path: Path, rows: NDArray[np.int64]) -> list[SampleRecord]:
+    """The records at these rows of the file, ascending, in bounded memory."""
+    found: list[SampleRecord] = []
+    start = 0
+    for batch in pieces(path, FIELDS, ROWS):
+        low, high = np.searchsorted(rows, [start, start + len(batch)])
+        found += map(_record, batch.take(rows[low:high] - start).to_pylist())
+        start += len(batch)
+    return found
+
+
+def pieces(path: Path, names: Sequence[str], rows: int) -> Iterator[Any]:
+    """Batches of at most `rows` rows with these columns. Raises ValueError where columns are missing."""
     import pyarrow.parquet as pq
 
-    names = [field.name for field in fields(SampleRecord)]
-    present = pq.read_schema(path).names
-    if missing := [name for name in names if name not in present]:
-        raise ValueError(
-            f"{path} lacks the columns {', '.join(missing)}: it was not written by this version of fourstage"
-        )
-    rows = pq.read_table(path, columns=names).to_pylist()
-    return [SampleRecord(**{name: _as_tuple(value) for name, value in row.items()}) for row in rows]
+    # without buffering ahead: a row group may hold a million records
+    with pq.ParquetFile(path, pre_buffer=False) as file:
+        present = file.schema_arrow.names
+        if missing := [name for name in names if name not in present]:
+            raise ValueError(
+                f"{path} lacks the columns {', '.join(missing)}: it was not written by this version of fourstage"
+            )
+        yield from file.iter_batches(batch_size=rows, columns=list(names))
 
 
 def unaccounted_s(record: SampleRecord) -> float | None:
@@ -67,8 +145,9 @@ def _value(record: SampleRecord, name: str) -> object:
     return unaccounted_s(record) if name == "unaccounted_s" else getattr(record, name)
 
 
-def _as_tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
+def _record(row: dict[str, Any]) -> SampleRecord:
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    return SampleRecord(**values)
 
 
 def _arrow_type(kind: Any) -> pa.DataType:

@@ -11,7 +11,7 @@ activation functions, the embedding rows that are looked up (`hidden` values a t
 
     cost = decode_step_cost(shapes, context=640)
     floor_s(cost, peaks, "bf16")                   # seconds
-    run_shares(records, shapes, peaks, "bf16").decode_mbu
+    run_shares(columns, records, shapes, peaks, "bf16").decode_mbu
 
 Whoever has the model reads `Shapes` off it (`models/shapes.py`); whoever has the device measures `Peaks`
 (`models/peaks.py`).
@@ -20,10 +20,12 @@ Whoever has the model reads `Shapes` off it (`models/shapes.py`); whoever has th
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import median
 
+import numpy as np
+
+from fourstage.analysis.columns import Codes, Columns, Floats, Ints
 from fourstage.stages import SampleRecord
 
 KINDS = ("encode", "prefill", "decode")
@@ -274,72 +276,145 @@ class Shares:
 
     encode_mfu: float | None  # median over calls
     prefill_mfu: float | None  # median over calls
-    decode_mbu: float | None  # median over decode steps
+    decode_mbu: float | None  # median over decode steps, of the sampled records
     roofline_share: float | None  # all floors of encode, prefill and decode steps by all their seconds
     fastest: Mapping[str, Fastest]  # encode, prefill, decode → over a sample's steps together
 
 
-def run_shares(records: Sequence[SampleRecord], shapes: Shapes, peaks: Peaks, dtype: str, beams: int = 1) -> Shares:
-    """How near a run came to the device's limits; `records` in the order in which they were measured.
+def run_shares(
+    run: Columns, sampled: Sequence[SampleRecord], shapes: Shapes, peaks: Peaks, dtype: str, beams: int = 1
+) -> Shares:
+    """How near a run came to the device's limits; records in the order in which they were measured.
+
+    Every record of `run` is held against its floor. Single decode steps are known of whole records only: their
+    median is over `sampled`, which are all of a short run, and whole calls of a long one.
 
     Each decode step is held against its own context: the prompt's tokens and the steps before it. A batch is one
     call, of its images together, padded to its longest prompt, read off the records that share it; a batch of
     which a record is missing is left out. `beams` sequences are decoded for each sample. Raises ValueError for a
     precision that was not measured.
     """
-    mfu: dict[str, list[float]] = {"encode": [], "prefill": []}
-    mbu: list[float] = []
-    floors: list[float] = []
-    times: list[float] = []
+    calls = _calls_of(run.done, beams)
+    seconds = {"encode": calls.encode_s, "prefill": calls.prefill_s, "decode": calls.steps_s}
+    mfu: dict[str, float | None] = {}
+    floors: dict[str, Floats] = {}
+    sized: tuple[tuple[str, Callable[[int, int], Cost], Floats], ...] = (
+        ("encode", lambda images, _: encode_cost(shapes, images), calls.images),
+        ("prefill", lambda rows, sequences: prefill_cost(shapes, rows, sequences), calls.rows),
+    )
+    for kind, cost, sizes in sized:
+        operations_s, floors[kind] = _least_s(cost, sizes, calls.sequences, peaks, dtype)
+        mfu[kind] = _median(_ratios(operations_s, seconds[kind]))
+    floors["decode"] = _decode_floors(calls, shapes, peaks, dtype)
+
     fastest: dict[str, Fastest] = {}
-
-    def add(kind: str, costs: Sequence[Cost], seconds: Sequence[float], key: str) -> None:
-        for cost, taken in zip(costs, seconds, strict=True):
-            reached = shares(cost, taken, peaks, dtype)
-            (mbu if kind == "decode" else mfu[kind]).append(reached.mbu if kind == "decode" else reached.mfu)
-        found = Fastest(key, sum(seconds), sum(floor_s(cost, peaks, dtype) for cost in costs))
-        floors.append(found.floor_s)
-        times.append(found.seconds)
-        if kind not in fastest or found.share > fastest[kind].share:
-            fastest[kind] = found
-
-    for batch in _batches([record for record in records if record.ok]):
-        first, size = batch[0], len(batch)
-        images = [record.images for record in batch if record.images is not None]
-        rows = [record.input_tokens for record in batch if record.input_tokens is not None]
-        if len(images) == size and first.encode_s is not None:  # a record holds its share of the batch's time
-            add("encode", [encode_cost(shapes, sum(images))], [first.encode_s * size], first.key)
-        if len(rows) < size:
-            continue
-        longest, sequences = max(rows), size * beams
-        if first.prefill_s is not None:
-            add("prefill", [prefill_cost(shapes, longest, sequences)], [first.prefill_s], first.key)
-        if steps := max((record.token_s for record in batch), key=len):
-            costs = [decode_step_cost(shapes, longest + step, sequences) for step in range(len(steps))]
-            add("decode", costs, steps, first.key)
+    floor = taken = 0.0
+    for kind in KINDS:
+        known = ~np.isnan(floors[kind]) & ~np.isnan(seconds[kind])
+        if known.any():
+            i = int(np.nanargmax(_ratios(floors[kind], seconds[kind])))
+            fastest[kind] = Fastest(calls.keys[calls.key_codes[i]], float(seconds[kind][i]), float(floors[kind][i]))
+            floor += float(floors[kind][known].sum())
+            taken += float(seconds[kind][known].sum())
     return Shares(
-        encode_mfu=median(mfu["encode"]) if mfu["encode"] else None,
-        prefill_mfu=median(mfu["prefill"]) if mfu["prefill"] else None,
-        decode_mbu=median(mbu) if mbu else None,
-        roofline_share=_ratio(sum(floors), sum(times)) if floors else None,
-        fastest={kind: fastest[kind] for kind in KINDS if kind in fastest},
+        encode_mfu=mfu["encode"],
+        prefill_mfu=mfu["prefill"],
+        decode_mbu=_median(_step_mbu(sampled, shapes, peaks, dtype, beams)),
+        roofline_share=_ratio(floor, taken) if fastest else None,
+        fastest=fastest,
     )
 
 
-def _batches(records: Sequence[SampleRecord]) -> Iterator[Sequence[SampleRecord]]:
-    """Records that were measured together: `batch_size` in a row from one start."""
-    start = 0
-    while start < len(records):
-        first = records[start]
-        batch = records[start : start + first.batch_size]
-        together = [
-            record
-            for record in batch
-            if (record.batch_size, record.started_unix_s) == (first.batch_size, first.started_unix_s)
-        ]
-        if len(together) == first.batch_size:
-            yield batch
-        start += len(together)
+@dataclass(frozen=True, eq=False)
+class _Calls:
+    """Calls of the model as arrays of one length; NaN where a record of the call lacks the value."""
+
+    key_codes: Codes  # of the first record
+    keys: tuple[str, ...]
+    first: Ints  # index of that record
+    sequences: Ints
+    images: Floats
+    rows: Floats  # of the longest prompt
+    encode_s: Floats
+    prefill_s: Floats
+    steps: Ints  # of the longest answer
+    steps_s: Floats  # their sum; NaN where there is none
+
+
+def _calls_of(done: Columns, beams: int) -> _Calls:
+    """The calls of which every record is there."""
+    calls = done.calls
+    first, sizes = np.flatnonzero(np.diff(calls, prepend=-1)), np.bincount(calls)
+    whole = sizes == done.batch_size[first]
+    steps = np.maximum.reduceat(done.steps, first)[whole]
+    # the steps of a shorter answer are the first of the longest one's
+    steps_s = np.maximum.reduceat(done.token_sum_s, first)[whole]
+    return _Calls(
+        key_codes=done.key_codes[first][whole],
+        keys=done.keys,
+        first=first[whole],
+        sequences=sizes[whole] * beams,
+        images=np.add.reduceat(done.images, first)[whole],
+        rows=np.maximum.reduceat(done.input_tokens, first)[whole],
+        encode_s=(done.encode_s[first] * sizes)[whole],  # a record holds its share of the batch's time
+        prefill_s=done.prefill_s[first][whole],
+        steps=steps,
+        steps_s=np.where(steps > 0, steps_s, np.nan),
+    )
+
+
+def _least_s(
+    cost: Callable[[int, int], Cost], sizes: Floats, sequences: Ints, peaks: Peaks, dtype: str
+) -> tuple[Floats, Floats]:
+    """Seconds of each call's operations alone, and its floor; NaN where its size is not known."""
+    radix = int(sequences.max(initial=0)) + 1  # so that one number stands for both, and each cost is counted once
+    different, which = np.unique(sizes * radix + sequences, return_inverse=True)
+    costs = [None if np.isnan(both) else cost(*divmod(int(both), radix)) for both in different]
+    operations_s = [math.nan if found is None else found.flops / peaks.flops_at(dtype) for found in costs]
+    floors = [math.nan if found is None else floor_s(found, peaks, dtype) for found in costs]
+    return np.array(operations_s)[which], np.array(floors)[which]
+
+
+def _decode_floors(calls: _Calls, shapes: Shapes, peaks: Peaks, dtype: str) -> Floats:
+    """Seconds that the steps of each call take at the least; NaN where it has none or its prompt is not known."""
+    floors = np.full(len(calls.rows), np.nan)
+    known = ~np.isnan(calls.rows) & (calls.steps > 0)
+    for sequences in np.unique(calls.sequences[known]):
+        these = known & (calls.sequences == sequences)
+        start = calls.rows[these].astype(np.int64)
+        end = start + calls.steps[these]
+        contexts = range(int(start.min()), int(end.max()))
+        each = [floor_s(decode_step_cost(shapes, context, int(sequences)), peaks, dtype) for context in contexts]
+        below = np.concatenate([[0.0], np.cumsum(each)])  # the steps of all shorter contexts
+        floors[these] = below[end - contexts.start] - below[start - contexts.start]
+    return floors
+
+
+def _step_mbu(records: Sequence[SampleRecord], shapes: Shapes, peaks: Peaks, dtype: str, beams: int) -> Floats:
+    """The share of the bandwidth that each decode step reached."""
+    done = [record for record in records if record.ok]
+    calls = _calls_of(Columns.of(done), beams)
+    found: list[float] = []
+    for first, rows, sequences in zip(calls.first, calls.rows, calls.sequences, strict=True):
+        if not np.isnan(rows):
+            batch = done[first : first + done[first].batch_size]
+            steps = max((record.token_s for record in batch), key=lambda steps: len(steps))
+            costs = (decode_step_cost(shapes, int(rows) + step, int(sequences)) for step in range(len(steps)))
+            found += [shares(cost, taken, peaks, dtype).mbu for cost, taken in zip(costs, steps, strict=True)]
+    return np.array(found)
+
+
+def _median(values: Floats) -> float | None:
+    present = values[~np.isnan(values)]
+    return float(np.median(present)) if len(present) else None
+
+
+def _ratios(floors: Floats, seconds: Floats) -> Floats:
+    """As `_ratio` has it; NaN where either is."""
+    ratios = np.full(len(floors), math.inf)
+    ratios[np.isnan(floors) | np.isnan(seconds)] = np.nan
+    np.divide(floors, seconds, out=ratios, where=seconds > 0)
+    return ratios
 
 
 def _ratio(floor: float, seconds: float) -> float:

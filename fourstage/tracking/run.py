@@ -140,15 +140,19 @@ class TrackedRun:
             for chunk in _chunks(entries, PARAMS_PER_CALL):
                 self._client.log_batch(self.run_id, tags=chunk)
 
-    def log_results(self, records: Sequence[SampleRecord]) -> None:
-        """Log every sample, failed ones too, as `records.parquet` and `samples.json`, and the plots. Call it once."""
+    def log_results(self, records: Sequence[SampleRecord], file: Path | None = None) -> None:
+        """Log samples, failed ones too, as `samples.json` and plots, and `records.parquet`. Call it once.
+
+        `file` is a records.parquet that is there already, of all records where `records` are only some.
+        """
         import pandas as pd
 
         rows = [{"sample": record.key} | {name: getattr(record, name) for name in TABLE} for record in records]
         with reporting(self.destination.uri):
             with TemporaryDirectory() as folder:
-                path = Path(folder) / "records.parquet"
-                write_records(records, path)
+                path = file or Path(folder) / "records.parquet"
+                if file is None:
+                    write_records(records, path)
                 self._client.log_artifact(self.run_id, str(path))
             # objects, else a column of counts with one null turns into floats
             table = pd.DataFrame(rows, columns=["sample", *TABLE], dtype=object)

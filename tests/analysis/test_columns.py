@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fourstage.analysis.columns import CHUNK, Columns
-from fourstage.analysis.records import schema, write_records
+from fourstage.analysis.records import ROWS, read_rows, schema, write_records
 from fourstage.analysis.statistics import summarise_run
 from fourstage.stages import SampleRecord
 
@@ -38,10 +38,13 @@ RECORD = SampleRecord(
     vision_calls=1,
     peak_memory_bytes=2**35 + 1,
     images=5,
+    source="png",
     prompt="What?",
+    output_ids=(1, 2, 3, 4),
 )
 FAILED = SampleRecord(key="b", sample_id="b", position=1, error="no such file: b.npy", error_stage="load")
 CUT = replace(RECORD, key="c", position=2, finish_reason="length", token_s=(), output_tokens=1, batch_size=2)
+CUT = replace(CUT, source="npy", output_ids=(1,), notes=("frames repeat",))
 AGAIN = replace(RECORD, position=3, repeat=1, load_s=None, token_s=(0.25,), output_tokens=2)
 RECORDS = [RECORD, FAILED, CUT, AGAIN]
 
@@ -81,7 +84,8 @@ def test_more_records_than_one_piece_holds_are_whole_and_in_order(tmp_path: Path
 
 def test_columns_hold_the_fields_of_the_records() -> None:
     columns = Columns.of(RECORDS)
-    own = {"key_codes", "keys", "finish_reason_codes", "finish_reasons", "steps", "token_sum_s"}
+    own = {"steps", "token_sum_s", "ids", "noted", "is_sample"}
+    own |= {"key_codes", "keys", "finish_reason_codes", "finish_reasons", "source_codes", "sources"}
     for name in {field.name for field in fields(Columns)} - own:
         values = [getattr(record, name) for record in RECORDS]
         expected = [np.nan if value is None else value for value in values]
@@ -89,6 +93,10 @@ def test_columns_hold_the_fields_of_the_records() -> None:
     np.testing.assert_array_equal(columns.input_tokens, [100, np.nan, 100, 100])
     assert columns.keys == ("a", "b", "c")
     assert columns.key_codes.tolist() == [0, 1, 2, 0]
+    assert columns.sources == ("png", "npy")
+    assert columns.source_codes.tolist() == [0, -1, 1, 0]
+    assert columns.ids.tolist() == [4, 0, 1, 4]
+    assert columns.noted.tolist() == [False, False, True, False]
     assert columns.steps.tolist() == [3, 0, 0, 1]
     np.testing.assert_allclose(columns.token_sum_s, [sum(RECORD.token_s), 0, 0, 0.25])
 
@@ -106,6 +114,28 @@ def test_done_are_those_that_succeeded() -> None:
     assert done.ok.all()
     assert done.position.tolist() == [0, 2, 3]
     assert [done.keys[code] for code in done.key_codes] == ["a", "c", "a"]
+
+
+def test_measured_are_those_that_are_no_sentinel(tmp_path: Path) -> None:
+    records = [replace(RECORD, role="sentinel"), *RECORDS]
+    assert same(Columns.of(records), read(records, tmp_path))
+    assert Columns.of(records).measured.position.tolist() == [0, 1, 2, 3]
+    assert len(Columns.of(records[:1]).measured) == 0
+
+
+def test_some_rows_are_read_whole(tmp_path: Path) -> None:
+    many = [replace(RECORDS[n % 4], position=n, output=f"text {n}") for n in range(2 * ROWS + 5)]
+    write_records(many, tmp_path / "records.parquet")
+    rows = np.array([0, 1, ROWS - 1, ROWS, 2 * ROWS + 4])
+    assert read_rows(tmp_path / "records.parquet", rows) == [many[row] for row in rows]
+    assert read_rows(tmp_path / "records.parquet", rows[:0]) == []
+
+
+def test_calls_are_what_started_together_in_batches() -> None:
+    sizes, starts = [2, 2, 2, 2, 2, 1, 1, 3, 3], [5, 5, 5, 5, 6, 7, 7, 8, 8]
+    records = [replace(RECORD, batch_size=n, started_unix_s=s) for n, s in zip(sizes, starts, strict=True)]
+    assert Columns.of(records).calls.tolist() == [0, 0, 1, 1, 2, 3, 4, 5, 5]
+    assert Columns.of([]).calls.tolist() == []
 
 
 def test_no_records_are_empty_columns(tmp_path: Path) -> None:

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from fourstage.analysis import roofline
+from fourstage.analysis.columns import Columns
 from fourstage.analysis.roofline import (
     Cost,
     LanguageModel,
     Linear,
     Peaks,
     Shapes,
+    Shares,
     VisionTower,
     decode_step_cost,
     encode_cost,
     floor_s,
     prefill_cost,
-    run_shares,
     shares,
 )
 from fourstage.stages import SampleRecord
@@ -42,6 +45,11 @@ def record(position: int = 0, **fields: Any) -> SampleRecord:
         "visual_tokens": 4, "encode_s": 1.0, "prefill_s": 1.0, "token_s": (1.0, 1.0, 1.0), "output_tokens": 4,
     }  # fmt: skip
     return SampleRecord(position=position, **known | fields)
+
+
+def run_shares(records: Sequence[SampleRecord], shapes: Shapes, peaks: Peaks, dtype: str, beams: int = 1) -> Shares:
+    """Of a run that is short enough to be sampled whole."""
+    return roofline.run_shares(Columns.of(records), records, shapes, peaks, dtype, beams)
 
 
 def test_parameters_are_counted_part_by_part() -> None:
@@ -174,6 +182,13 @@ def test_a_batch_is_one_call_padded_to_its_longest_prompt() -> None:
     assert reached.fastest["decode"].share == pytest.approx(sum(floors) / 4)
     beams = run_shares(batch, SHAPES, PEAKS, "fp32", beams=3)
     assert beams.prefill_mfu == pytest.approx(3 * reached.prefill_mfu)  # type: ignore[operator]
+
+
+def test_every_record_is_held_against_its_floor_and_single_steps_of_the_sampled() -> None:
+    records = [record(0), record(1, token_s=(1e-6, 1e-6, 1e-6)), record(2)]
+    every = roofline.run_shares(Columns.of(records), records[:1], SHAPES, PEAKS, "bf16")
+    assert every.fastest["decode"].key == "s1"
+    assert every.decode_mbu == run_shares(records[:1], SHAPES, PEAKS, "bf16").decode_mbu
 
 
 def test_a_batch_of_which_a_record_is_missing_is_left_out() -> None:
