@@ -113,8 +113,9 @@ def test_a_gpu_has_plausible_peaks() -> None:
 
     from fourstage.models.peaks import measure_peaks
 
+    before = torch.cuda.memory_allocated()
     peaks = measure_peaks("cuda")
     assert peaks.device == torch.cuda.get_device_name()
     assert 1e12 < peaks.bandwidth_bytes_per_s < 2e13  # a data centre's
     assert peaks.flops_per_s["bf16"] > peaks.flops_per_s["fp32"] > 1e12
-    assert torch.cuda.memory_allocated() < 1e9
+    assert torch.cuda.memory_allocated() - before < 1e6  # it gives back what it took
