@@ -20,8 +20,8 @@ from fourstage.measure import Planned, Timing, measure_batch
 from fourstage.stages import MeasurementError, Media, Pipeline, Sampling
 
 Found = TypeVar("Found")
-COMPARED_TOKENS = 16  # of the answers that are compared
-TIMED_TOKENS = 8  # of the answers that are timed: every kind of step is in them
+TOKENS = 16  # of an audited answer: every kind of step is in it
+REPEATED_TOKENS = 8  # enough to see a stage that is not done again
 PAIRS = 6  # alternating measurements of each of the two ways
 
 
@@ -39,8 +39,8 @@ def run_audits(
     pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, timing: Timing, samples: int = 2
 ) -> Audits:
     """Audit the first `samples` that work. A faulty one is passed over: its fault is on its own record."""
-    greedy = replace(sampling, temperature=0, num_beams=1, max_new_tokens=min(COMPARED_TOKENS, sampling.max_new_tokens))
-    short = replace(greedy, max_new_tokens=min(TIMED_TOKENS, sampling.max_new_tokens))
+    greedy = replace(sampling, temperature=0, num_beams=1, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
+    short = replace(greedy, max_new_tokens=min(REPEATED_TOKENS, sampling.max_new_tokens))
     working = _working(pipeline, planned, samples)
     equal = sum(_staged_equals_own(pipeline, item, media, greedy) for item, media in working)
     if not working:
@@ -50,7 +50,7 @@ def run_audits(
         compared_samples=len(working),
         equal_samples=equal,
         repeat_against_perturbed=_caching(pipeline, item, media, short, timing),
-        instrumented_against_bare=instrumented_against_bare(pipeline, item, short, timing),
+        instrumented_against_bare=instrumented_against_bare(pipeline, item, greedy, timing),
     )
 
 
