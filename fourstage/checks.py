@@ -38,6 +38,7 @@ OUTLIER_LIMIT = 0.05  # share of samples far outside
 OBSERVER_WARN, OBSERVER_FAIL = 0.01, 0.05  # what measuring may cost of the end-to-end time
 CACHING_LIMIT = 0.80  # a repeated sample's time against a perturbed copy's
 FLOOR_LIMIT = 1.10  # the peaks are measured too, within some percent
+COLD_LIMIT = 0.01  # share of a sample's files that may be left in the page cache, or out of it
 BUSY_LIMIT = 0.20  # share of all processors that others used just before
 EXPLAINED_LIMIT = 0.25  # token count's price by regression against the steps' own
 
@@ -67,6 +68,7 @@ class Expected:
     stop: str
     num_beams: int
     context: int  # rows of the model
+    io: str = "as_is"  # what the page cache was to hold: "cold", "warm"
 
 
 @dataclass(frozen=True)
@@ -390,6 +392,12 @@ def config_used(evidence: Evidence) -> Check:
             lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens, exactly {expected.max_new_tokens} asked for",
         ),
     ]
+    if expected.io != "as_is":
+        share = done.cached_share
+        wrong = ~(share <= COLD_LIMIT) if expected.io == "cold" else share < 1 - COLD_LIMIT
+        faults.append(
+            _Faults(wrong, lambda i: f"{_key(done, i)}: {share[i]:.0%} of its files cached, io={expected.io} asked for")
+        )
     if {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[expected.precision] != expected.dtype:
         other = f"precision={expected.precision}, the model is {expected.dtype}"
         faults.insert(0, _Faults(np.ones(1, dtype=np.bool_), lambda _: other))

@@ -6,12 +6,14 @@ checks = check_run(evidence)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fourstage.analysis.roofline import Peaks, Shares, run_shares
+from fourstage.analysis.statistics import tpot_over_context
 from fourstage.audits import Audits, run_audits
 from fourstage.checks import Evidence, Expected
 from fourstage.config import Config, EventGPTSettings
@@ -55,6 +57,7 @@ def expected(config: Config, pipeline: StagedPipeline) -> Expected:
         stop=config.stop,
         num_beams=config.num_beams,
         context=pipeline.facts.context,
+        io=config.protocol.io,
     )
 
 
@@ -75,17 +78,18 @@ def device_shares(config: Config, pipeline: StagedPipeline, evidence: Evidence) 
     return shares
 
 
-def share_metrics(shares: Shares | None) -> dict[str, float]:
-    """The shares as metrics: what was not measured is absent."""
-    if shares is None:
-        return {}
+def figures(evidence: Evidence) -> dict[str, float]:
+    """What only the evidence tells, as metrics: shares of the device's limits, and how a token's time grows with
+    the context that it attends to. What was not measured is absent."""
+    shares, growth = evidence.shares, tpot_over_context(evidence.sampled)
     named = {
-        "encode_mfu": shares.encode_mfu,
-        "prefill_mfu": shares.prefill_mfu,
-        "decode_mbu": shares.decode_mbu,
-        "roofline_share": shares.roofline_share,
+        "encode_mfu": shares.encode_mfu if shares else None,
+        "prefill_mfu": shares.prefill_mfu if shares else None,
+        "decode_mbu": shares.decode_mbu if shares else None,
+        "roofline_share": shares.roofline_share if shares else None,
+        "tpot_ms_per_1000_context_tokens": growth.slope.slope if growth else None,
     }
-    return {name: value for name, value in named.items() if value is not None}
+    return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
 
 
 def _audits(config: Config, pipeline: StagedPipeline, planned: Sequence[Planned]) -> Audits | None:

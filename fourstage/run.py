@@ -162,6 +162,7 @@ def _tracked(
         run.log_dataset(config.dataset.name, digest, str(samples[0].root), len(samples))
         pipeline = _load_model(config, run)
         checks, reached = _measure_and_check(config, pipeline, samples, file)
+        _log_gpu(run, "after", pipeline.facts.device)
         status = "FINISHED" if file.count > file.failed else "FAILED"
     except (KeyboardInterrupt, Terminated):
         status = "KILLED"
@@ -178,8 +179,10 @@ def _tracked(
                 if labels.sweep is not None:
                     _free_memory()  # the next job begins with an empty device
                 checks = checks or [not_finished(status, file.count)]
-                print_run(name, run.run_id, status, file, checks, reached, tracking.uri)
-                status = _close(config, tree, run, status, file, checks, reached)
+                try:
+                    print_run(name, run.run_id, status, file, checks, reached, tracking.uri)
+                finally:  # whatever the screen does, the run ends in the store
+                    status = _close(config, tree, run, status, file, checks, reached)
     return status
 
 
@@ -264,23 +267,33 @@ def _load_model(config: Config, run: TrackedRun) -> StagedPipeline:
     run.log_metrics({"load_model_s": seconds})
     run.log_tags({f"fourstage.{key}": str(value) for key, value in facts.items()})
     run.log_dict("model.json", facts)
+    _log_gpu(run, "before", pipeline.facts.device)
     return pipeline
+
+
+def _log_gpu(run: TrackedRun, when: str, device: str) -> None:
+    """Clocks, power, temperature and what holds the GPU down, `before` and `after` the measurement."""
+    from fourstage.environment import gpu_state, nvml_reason
+
+    if device.startswith("cuda"):
+        state = gpu_state(device)
+        run.log_dict(f"gpu_{when}.json", asdict(state) if state else {"reason": nvml_reason(device)})
 
 
 def _measure_and_check(
     config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], file: RecordFile
 ) -> tuple[list[Check], dict[str, float]]:
-    """Measure into `file`, then question what was measured: the checks, and the shares of the device's limits."""
+    """Measure into `file`, then question what was measured: the checks, and the figures that the evidence gives."""
     from fourstage.checks import check_run
     from fourstage.environment import processors_busy
-    from fourstage.evidence import gather, share_metrics
+    from fourstage.evidence import figures, gather
     from fourstage.rounds import measure_rounds
 
     busy = processors_busy()
     planned = measure_rounds(config, pipeline, samples, keep=file.append)
     file.close()
     evidence = replace(gather(config, pipeline, planned, file.path), busy=busy)
-    return check_run(evidence), share_metrics(evidence.shares)
+    return check_run(evidence), figures(evidence)
 
 
 def _free_memory() -> None:
@@ -306,6 +319,7 @@ def _record(
     from omegaconf import OmegaConf
 
     from fourstage.analysis.columns import Columns
+    from fourstage.analysis.quality import quality
     from fourstage.analysis.statistics import summarise_run
     from fourstage.checks import as_dict, valid
     from fourstage.environment import environment, git_diff
@@ -321,7 +335,7 @@ def _record(
     columns = Columns.read(file.path).measured
     shown = list(islice((record for record in file if record.role == "sample"), SHOWN))
     run.log_samples(shown)
-    run.log_metrics(summarise_run(columns) | dict(reached))
+    run.log_metrics(summarise_run(columns) | dict(reached) | quality(shown))
     if len(columns):
         run.log_tags({"fourstage.source_read": ",".join(columns.sources) or "none"})
         run.log_results(shown, file.path)

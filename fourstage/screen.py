@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fourstage.analysis.columns import Columns
+from fourstage.analysis.statistics import bootstrap_interval
 from fourstage.stages import STAGES, SampleRecord
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ MOST_FAULTS = 5  # as many are told on the screen; all are on the records
 def console(stderr: bool = False) -> Console:
     """A console whose width does not cut a table when the output goes to a file."""
     made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=140)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=160)
 
 
 class Progress:
@@ -115,6 +116,28 @@ def table_cells(columns: Columns, choose: Callable[[Any], float]) -> list[str]:
     return cells
 
 
+def interval_cells(columns: Columns) -> list[str]:
+    """The 95 % interval of each column's median, repeats of a sample together; a dash where n is too small for one."""
+    cells = []
+    done = columns.done
+    for attribute, show in COLUMNS.values():
+        values = getattr(done, attribute)
+        present = ~np.isnan(values)
+        cell = "-"
+        if present.any():
+            found = bootstrap_interval(values[present], "median", clusters=done.key_codes[present], resamples=1000)
+            if np.isfinite([found.low, found.high]).all():
+                cell = _range(show(found.low), show(found.high))
+        cells.append(cell)
+    return cells
+
+
+def _range(low: str, high: str) -> str:
+    """`4.9…5.3 ms`: the unit once, where it is the same."""
+    number, _, unit = low.partition(" ")
+    return f"{number}…{high}" if unit == high.partition(" ")[2] else f"{low}…{high}"
+
+
 REACHED = {"encode": ("encode_mfu", "MFU"), "TTFT": ("prefill_mfu", "MFU"), "TPOT": ("decode_mbu", "MBU")}
 
 
@@ -134,11 +157,13 @@ def print_run(
     done = file.count - file.failed
     if done:
         table = Table(box=box.SIMPLE_HEAD, title=f"{escape(name)}   n={done}", title_justify="left")
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         for column in COLUMNS:
             table.add_column(column, justify="right", no_wrap=True)
         for label, choose in (("median", np.median), ("least", np.min), ("most", np.max)):
             table.add_row(label, *table_cells(columns, choose))
+            if label == "median" and "-" not in (cells := interval_cells(columns))[:4]:
+                table.add_row("  95 %", *cells)
         if reached:
             shares = [REACHED.get(column) for column in COLUMNS]
             table.add_row(

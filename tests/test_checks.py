@@ -212,6 +212,21 @@ def test_faults_of_many_records_are_counted_and_a_few_are_named() -> None:
     assert (check.value, check.detail) == (20, "s0 load; s1 load; s2 load; s3 load; s4 load and 15 more")
 
 
+@pytest.mark.parametrize(
+    ("io", "share", "word"),
+    [
+        ("cold", 0.0, "pass"),
+        ("cold", 0.5, "fail"),
+        ("cold", None, "fail"),
+        ("warm", 1.0, "pass"),
+        ("warm", 0.2, "fail"),
+    ],
+)
+def test_the_page_cache_was_what_was_asked_for(io: str, share: float | None, word: str) -> None:
+    found = replace(changed(evidence(), cached_share=share), expected=replace(EXPECTED, io=io))
+    assert verdict(found, "config_used").verdict == word
+
+
 def test_other_precision_than_composed_is_caught() -> None:
     found = replace(evidence(), expected=replace(EXPECTED, dtype="bfloat16"))
     assert verdict(found, "config_used").verdict == "fail"

@@ -35,6 +35,7 @@ SECONDS = ("load_s", "preprocess_s", "encode_s", "decode_s", "total_s", "end_to_
 NUMBERS = (
     *SECONDS, "started_unix_s", "text_tokens", "visual_tokens", "output_tokens", "vision_calls", "peak_memory_bytes",
     "images",
+    "cached_share",
 )  # fmt: skip
 CHUNK = 16384  # records under way at once
 
@@ -64,6 +65,7 @@ class Columns:
     vision_calls: Floats
     peak_memory_bytes: Floats
     images: Floats
+    cached_share: Floats  # of a sample's files, just before `load`
     finish_reason_codes: Codes  # into `finish_reasons`; -1: none
     finish_reasons: tuple[str, ...]
     source_codes: Codes  # into `sources`; -1: none
