@@ -249,18 +249,17 @@ def tokens_explain_time(evidence: Evidence) -> Check:
     """Decode time rises with the token count by what a decode step takes."""
     sentence = "the time of stage 4 is explained by the number of tokens"
     done = evidence.done
-    timed = (done.output_tokens > 0) & ~np.isnan(done.decode_s)
-    several = timed & (done.output_tokens > 1)
     steps = _present(done.tpot_ms) / 1000
+    tokens, seconds, prefill = _decode_calls(done)
+    several = tokens > 1
     if not len(steps) or not several.any():
         return _not_possible("tokens_explain_time", sentence, "no sample has two tokens")
-    counts = np.unique(done.output_tokens[timed])
+    counts = np.unique(tokens)
     if len(counts) < 3 or counts[-1] < 1.5 * counts[0]:
         # one length only: then a token's price is compared directly
-        after_first = done.decode_s - np.nan_to_num(done.prefill_s)
-        implied = float(np.median(after_first[several] / (done.output_tokens[several] - 1)))
+        implied = float(np.median((seconds - prefill)[several] / (tokens[several] - 1)))
     else:
-        implied = regression(done.output_tokens[timed], done.decode_s[timed]).slope
+        implied = regression(tokens, seconds).slope
     if not (price := float(np.median(steps))):
         return _not_possible("tokens_explain_time", sentence, "the median decode step took 0 s")
     off = implied / price - 1
@@ -470,9 +469,24 @@ def _spread(every: Columns) -> Ints:
 
 
 def _without_length(run: Columns) -> Floats:
-    """Seconds of a sample with its answer's length taken out: the stages before, prefill, and one mean step."""
-    parts = run.load_s + run.preprocess_s + run.encode_s + run.prefill_s
-    return np.where(np.isnan(parts), run.total_s, parts + np.nan_to_num(run.tpot_ms) / 1000)
+    """Seconds of a sample's call with its answer's length taken out: the stages before, prefill, and one mean step.
+
+    NaN for a batch smaller than the others, such as the last one: it costs something else.
+    """
+    before = (run.load_s + run.preprocess_s + run.encode_s) * run.batch_size  # a record holds its share
+    parts = before + run.prefill_s
+    seconds = np.where(np.isnan(parts), run.total_s * run.batch_size, parts + np.nan_to_num(run.tpot_ms) / 1000)
+    return np.where(run.batch_size == run.batch_size.max(initial=1), seconds, np.nan)
+
+
+def _decode_calls(run: Columns) -> tuple[Floats, Floats, Floats]:
+    """Of each call of stage 4: tokens of its longest answer, its seconds, and those of prefill (0 where unknown)."""
+    timed = run.where((run.output_tokens > 0) & ~np.isnan(run.decode_s))
+    _, first, call = np.unique(timed.calls, return_index=True, return_inverse=True)
+    tokens = np.zeros(len(first))
+    np.maximum.at(tokens, call, timed.output_tokens)
+    whole = timed.decode_s * timed.batch_size  # a record holds its share
+    return tokens, whole[first], np.nan_to_num(timed.prefill_s)[first]
 
 
 def _not_possible(name: str, sentence: str, why: str) -> Check:

@@ -130,6 +130,8 @@ def _print_differences(runs: Sequence[RunFacts]) -> None:
     for run in runs:
         if run.tags.get("fourstage.valid") == "false":
             screen.print(f"[red]invalid[/red] {escape(run.name)}: {run.tags.get('fourstage.checks_failed', '')}")
+        if (warned := run.tags.get("fourstage.checks_warned", "none")) != "none":
+            screen.print(f"[yellow]warned[/yellow] {escape(run.name)}: {warned}")
 
 
 def _words(argv: Sequence[str]) -> dict[str, str]:

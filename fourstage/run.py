@@ -330,8 +330,14 @@ def _record(
     if diff := git_diff():
         run.log_file("git_diff.patch", diff)
     run.log_dict("checks.json", as_dict(checks))
-    failed = [check.id for check in checks if check.verdict == "fail"]
-    run.log_tags({"fourstage.valid": str(valid(checks)).lower(), "fourstage.checks_failed": ",".join(failed) or "none"})
+    named = {word: ",".join(check.id for check in checks if check.verdict == word) for word in ("fail", "warn")}
+    run.log_tags(
+        {
+            "fourstage.valid": str(valid(checks)).lower(),
+            "fourstage.checks_failed": named["fail"] or "none",
+            "fourstage.checks_warned": named["warn"] or "none",
+        }
+    )
     columns = Columns.read(file.path).measured
     shown = list(islice((record for record in file if record.role == "sample"), SHOWN))
     run.log_samples(shown)

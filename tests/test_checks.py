@@ -65,6 +65,24 @@ def test_an_honest_run_passes_every_check() -> None:
     assert valid(check_run(evidence()))
 
 
+@pytest.mark.parametrize("lengths", [{}, {f"s{i}": 5 + 3 * (i // 3) for i in range(20)}])
+def test_an_honest_run_in_batches_passes_every_check(lengths: dict[str, int]) -> None:
+    pipeline, timing = fake(tokens_of=lengths)
+    planned = plan(samples(20), ["why?"] * 20, repeats=1, seed=0)
+    ticking = iter(range(1000))
+    timing = replace(timing, wall_clock=lambda: 1.7e9 + next(ticking))
+    found = Evidence.of(
+        list(measure(pipeline, planned, GREEDY, timing, batch_size=3)),
+        planned=[(item.sample.key, item.repeat) for item in planned],
+        expected=replace(EXPECTED, batch_size=3),
+        detokenise=lambda ids: "text",
+        audits=run_audits(pipeline, planned, GREEDY, timing),
+        shares=POSSIBLE,
+        busy=0.02,
+    )
+    assert set(verdicts(found).values()) == {"pass"}
+
+
 def test_an_honest_run_of_different_lengths_passes_every_check() -> None:
     lengths = {f"s{i}": 5 + 3 * i for i in range(20)}
     assert set(verdicts(evidence(tokens_of=lengths)).values()) == {"pass"}
