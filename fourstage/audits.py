@@ -39,9 +39,11 @@ def run_audits(
     pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, timing: Timing, samples: int = 2
 ) -> Audits:
     """Audit the first `samples` that work. A faulty one is passed over: its fault is on its own record."""
-    greedy = replace(sampling, temperature=0, num_beams=1, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
-    short = replace(greedy, max_new_tokens=min(REPEATED_TOKENS, sampling.max_new_tokens))
-    working = _working(pipeline, planned, samples)
+    greedy = replace(sampling, temperature=0, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
+    # one length for all, else an answer that ends early would look like a cache
+    fixed = replace(greedy, num_beams=1, stop="fixed")
+    short = replace(fixed, max_new_tokens=min(REPEATED_TOKENS, sampling.max_new_tokens))
+    working = _working(pipeline, planned, greedy, samples)
     equal = sum(_staged_equals_own(pipeline, item, media, greedy) for item, media in working)
     if not working:
         return Audits(0, 0, {}, None)
@@ -50,7 +52,7 @@ def run_audits(
         compared_samples=len(working),
         equal_samples=equal,
         repeat_against_perturbed=_caching(pipeline, item, media, short, timing),
-        instrumented_against_bare=instrumented_against_bare(pipeline, item, greedy, timing),
+        instrumented_against_bare=instrumented_against_bare(pipeline, item, fixed, timing),
     )
 
 
@@ -61,15 +63,23 @@ def perturbed(media: Media, number: int) -> Media:
     return replace(media, images=(first, *media.images[1:]))
 
 
-def _working(pipeline: Pipeline, planned: Sequence[Planned], samples: int) -> list[tuple[Planned, Media]]:
+def _working(
+    pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, samples: int
+) -> list[tuple[Planned, Media]]:
+    """The first different samples that go through all stages, with their media."""
     found: list[tuple[Planned, Media]] = []
+    seen: set[str] = set()
     for item in planned:
         if len(found) == samples:
             break
+        if item.sample.key in seen:  # a repeat, or a sentinel
+            continue
+        seen.add(item.sample.key)
         try:
             media = pipeline.load(item.sample)
-            pipeline.preprocess([media], [item.question])
-        except ValueError:  # on the sample's own record
+            inputs = pipeline.preprocess([media], [item.question])
+            pipeline.decode(inputs, pipeline.encode(inputs), sampling, _nothing)
+        except Exception:
             continue
         found.append((item, media))
     return found
@@ -110,6 +120,7 @@ def instrumented_against_bare(
     """End to end with the stopwatch at every border and token, against a single pair of readings."""
 
     def bare(_: int) -> float:
+        timing.prepare_files(item.sample)  # as the harness does: cold files are cold for both
         timing.device.synchronise()
         start = timing.end_to_end_clock()
         inputs = pipeline.preprocess([pipeline.load(item.sample)], [item.question])

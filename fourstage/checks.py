@@ -10,8 +10,8 @@ these models went wrong. Numbers are looked at in every record; texts in a sampl
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 from fourstage.analysis.columns import Columns, Floats, Ints
 from fourstage.analysis.records import read_rows
 from fourstage.analysis.roofline import Shares
-from fourstage.analysis.statistics import drift, outliers, regression
+from fourstage.analysis.statistics import drift, measurement_half_width, outliers, regression
 from fourstage.audits import Audits
+from fourstage.measure import WarmUp
 from fourstage.stages import STAGES, SampleRecord
 
 Mask = NDArray[np.bool_]
@@ -69,6 +70,7 @@ class Expected:
     num_beams: int
     context: int  # rows of the model
     io: str = "as_is"  # what the page cache was to hold: "cold", "warm"
+    target_half_width: float | None = None  # of the mean total, as a share
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,7 @@ class Evidence:
     audits: Audits | None = None
     no_audits: str = "audits are off (protocol.audit=false)"
     shares: Shares | None = None
+    warm_up: Mapping[str, WarmUp] = field(default_factory=dict)  # by shape of input
     busy: float | None = None  # share of all processors that others used just before the measurement
     no_shares: str = "the device's peaks were not measured"
 
@@ -391,16 +394,51 @@ def config_used(evidence: Evidence) -> Check:
             lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens, exactly {expected.max_new_tokens} asked for",
         ),
     ]
-    if expected.io != "as_is":
-        share = done.cached_share
-        wrong = ~(share <= COLD_LIMIT) if expected.io == "cold" else share < 1 - COLD_LIMIT
-        faults.append(
-            _Faults(wrong, lambda i: f"{_key(done, i)}: {share[i]:.0%} of its files cached, io={expected.io} asked for")
-        )
     if {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[expected.precision] != expected.dtype:
         other = f"precision={expected.precision}, the model is {expected.dtype}"
         faults.insert(0, _Faults(np.ones(1, dtype=np.bool_), lambda _: other))
     return _any_fault(evidence, "config_used", "the settings that were composed are those that ran", faults)
+
+
+def io_held(evidence: Evidence) -> Check:
+    """Cold files were cold, warm ones warm, just before they were read."""
+    sentence = "the page cache held what the protocol asked for"
+    asked, done = evidence.expected.io, evidence.done
+    if not len(done):
+        return _not_possible("io_held", sentence, "no sample succeeded")
+    if asked == "as_is":
+        return Check("io_held", sentence, "pass", "as_is: nothing asked for", None)
+    share = done.cached_share
+    if np.isnan(share).any():
+        return _not_possible("io_held", sentence, "this system, or this dataset's owner, does not let it be read")
+    wrong = share > COLD_LIMIT if asked == "cold" else share < 1 - COLD_LIMIT
+    fault = _Faults(wrong, lambda i: f"{_key(done, i)}: {share[i]:.0%} of its files cached, io={asked} asked for")
+    return _any_fault(evidence, "io_held", sentence, [fault])
+
+
+def warmed_up(evidence: Evidence) -> Check:
+    sentence = "times were stable before the measurement began"
+    if not evidence.warm_up or not any(found.rounds for found in evidence.warm_up.values()):
+        return _not_possible("warmed_up", sentence, "no warm-up was made (protocol.warmup=0, or no sample worked)")
+    unstable = [shape for shape, found in evidence.warm_up.items() if not found.stable]
+    rounds = max(found.rounds for found in evidence.warm_up.values())
+    verdict: Verdict = "warn" if unstable else "pass"
+    detail = f"still changing after {rounds} rounds: {unstable[0]}; raise protocol.warmup" if unstable else ""
+    return Check("warmed_up", sentence, verdict, f"{rounds} rounds", None, detail)
+
+
+def precise_enough(evidence: Evidence) -> Check:
+    """The noise of the mean total, as repeats show it, is within the protocol's target."""
+    sentence = "the mean was repeated until it was as precise as asked for"
+    target, done = evidence.expected.target_half_width, evidence.done
+    if not len(done):
+        return _not_possible("precise_enough", sentence, "no sample succeeded")
+    if target is None:
+        return Check("precise_enough", sentence, "pass", "no target asked for", None)
+    found = measurement_half_width(done.total_s, done.key_codes.tolist())
+    verdict: Verdict = "pass" if found <= target else "warn"
+    detail = "" if verdict == "pass" else "raise protocol.max_repeats, or measure on a quieter machine"
+    return Check("precise_enough", sentence, verdict, found, target, detail)
 
 
 def machine_quiet(evidence: Evidence) -> Check:
@@ -430,6 +468,9 @@ CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     little_observed,
     outliers_named,
     config_used,
+    io_held,
+    warmed_up,
+    precise_enough,
     machine_quiet,
 )
 

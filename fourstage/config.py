@@ -73,7 +73,7 @@ class VideoLlavaSettings:
 @dataclass(frozen=True)
 class DemoWeights:
     name: Literal["demo"]
-    seed: Annotated[int, Range(0)]
+    seed: Annotated[int, Range(0, MOST)]
     size: ClassVar[str] = "tiny"
 
 
@@ -81,7 +81,7 @@ class DemoWeights:
 class RandomWeights:
     name: Literal["random"]
     size: Literal["tiny", "7b"]
-    seed: Annotated[int, Range(0)]
+    seed: Annotated[int, Range(0, MOST)]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class DemoDatasetSettings:
     width: Annotated[int, Range(64, 4096)]
     height: Annotated[int, Range(64, 4096)]
     fps: Annotated[int, Range(1, 240)]
-    seed: Annotated[int, Range(0)]
+    seed: Annotated[int, Range(0, MOST)]
     limit: Annotated[int, Range(1)] | None
     question: str
 
@@ -187,6 +187,12 @@ def check(tree: Mapping[str, Any]) -> Config:
         raise SettingError(f"run_name={config.run_name!r}: expected a name of printable characters in one line")
     if config.stop == "fixed" and config.num_beams > 1:
         raise SettingError("stop=fixed with num_beams>1: beams end where they end; set num_beams=1")
+    protocol = config.protocol
+    if protocol.target_half_width is not None and protocol.max_repeats <= max(1, protocol.repeats):
+        raise SettingError(
+            f"protocol.max_repeats={protocol.max_repeats}: protocol.target_half_width needs rounds beyond "
+            f"protocol.repeats={protocol.repeats}; raise it"
+        )
     if (
         isinstance(config.weights, PretrainedWeights)
         and config.weights.vision_tower

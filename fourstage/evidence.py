@@ -29,15 +29,19 @@ def gather(
     config: Config, pipeline: StagedPipeline, planned: Sequence[Planned], records: Sequence[SampleRecord] | Path
 ) -> Evidence:
     """Evidence on the measured samples, in memory or in a records.parquet; audits are made where they are asked for."""
+    audits, no_audits = _audits(config, pipeline, planned)
     rest: dict[str, Any] = {
         "planned": [(item.sample.key, item.repeat) for item in planned if item.role == "sample"],
         "expected": expected(config, pipeline),
         "detokenise": pipeline.detokenise,
-        "audits": _audits(config, pipeline, planned),
-        "no_audits": f"no audits were made (protocol.audit=false in protocol={config.protocol.name})",
+        "audits": audits,
+        "no_audits": no_audits,
     }
     evidence = Evidence.read(records, **rest) if isinstance(records, Path) else Evidence.of(records, **rest)
-    return replace(evidence, shares=device_shares(config, pipeline, evidence))
+    try:
+        return replace(evidence, shares=device_shares(config, pipeline, evidence))
+    except (RuntimeError, KeyError, OSError) as error:  # the device has no room for the copy: the run stands
+        return replace(evidence, no_shares=f"the device's peaks could not be measured: {error}")
 
 
 def expected(config: Config, pipeline: StagedPipeline) -> Expected:
@@ -58,6 +62,7 @@ def expected(config: Config, pipeline: StagedPipeline) -> Expected:
         num_beams=config.num_beams,
         context=pipeline.facts.context,
         io=config.protocol.io,
+        target_half_width=config.protocol.target_half_width,
     )
 
 
@@ -92,7 +97,11 @@ def figures(evidence: Evidence) -> dict[str, float]:
     return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
 
 
-def _audits(config: Config, pipeline: StagedPipeline, planned: Sequence[Planned]) -> Audits | None:
+def _audits(config: Config, pipeline: StagedPipeline, planned: Sequence[Planned]) -> tuple[Audits | None, str]:
+    """The audits, or why there are none: a fault in them takes nothing from what was measured before."""
     if not config.protocol.audit:
-        return None
-    return run_audits(pipeline, planned, config.sampling, timing_of(config, pipeline))
+        return None, f"no audits were made (protocol.audit=false in protocol={config.protocol.name})"
+    try:
+        return run_audits(pipeline, planned, config.sampling, timing_of(config, pipeline)), ""
+    except Exception as error:
+        return None, f"the audits failed: {type(error).__name__}: {error}"

@@ -146,7 +146,8 @@ def plan_round(
 ) -> list[Planned]:
     """One round over all samples, from position `start`; after each `sentinel` of them the first one again.
 
-    A sample's seed depends on nothing but seed, key and repeat, so that order and subset change no answer.
+    A sample's seed depends on nothing but seed, key and repeat, so that order and subset change no answer (a batch
+    has one seed, its first sample's, which is on the record of each).
     `order="shuffled"` draws a new order each round from `seed`.
     """
     pairs = list(zip(samples, questions, strict=True))
@@ -173,6 +174,14 @@ def sample_seed(seed: int, key: str, repeat: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
+@dataclass(frozen=True)
+class WarmUp:
+    """What became of one shape's warm-up."""
+
+    rounds: int
+    stable: bool
+
+
 def warm_up(
     pipeline: Pipeline,
     planned: Sequence[Planned],
@@ -181,17 +190,17 @@ def warm_up(
     batch_size: int,
     limit: int,
     tolerance: float = 0.1,
-) -> dict[str, int]:
+) -> dict[str, WarmUp]:
     """Run the first batch of each shape of input until its time is stable, `limit` rounds at most, off the record.
 
-    Stable: the last three rounds lie within `tolerance` of their median. Gives the rounds for each shape. A faulty
+    Stable: the last three rounds lie within `tolerance` of their median. A faulty
     batch is passed over for the next of its shape: its fault goes on the record when it is measured.
     """
     short = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, WARMUP_TOKENS))
-    rounds: dict[str, int] = {}
+    done: dict[str, WarmUp] = {}
     for batch in _batches(planned, batch_size):
         shape = _shape(batch)
-        if rounds.get(shape):
+        if shape in done and done[shape].rounds:
             continue
         totals: list[float] = []
         while len(totals) < limit and not _stable(totals, tolerance):
@@ -199,8 +208,8 @@ def warm_up(
             if not all(record.ok for record in records):
                 break
             totals.append(sum(record.end_to_end_s or 0.0 for record in records))
-        rounds[shape] = len(totals)
-    return rounds
+        done[shape] = WarmUp(len(totals), _stable(totals, tolerance))
+    return done
 
 
 def _shape(batch: Sequence[Planned]) -> str:
@@ -267,6 +276,7 @@ def measure_batch(
         pipeline.vision_calls - vision_calls,
         device.peak_memory_bytes(),
         timing.read_gpu(),
+        batch[0].seed,
     )
     return [
         _record(item, i, len(batch), media[i], inputs.prompts[i], generation, shared, cached[i])
@@ -284,6 +294,7 @@ class _Batch:
     vision_calls: int
     peak_memory_bytes: int | None
     gpu: GpuReading | None
+    seed: int  # of the whole batch: its first sample's
 
 
 def _record(
@@ -307,11 +318,12 @@ def _record(
         repeat=item.repeat,
         role=item.role,
         batch_size=size,
-        seed=item.seed,
+        seed=batch.seed,
         started_unix_s=batch.started_unix_s,
         cached_share=cached_share,
         source=media.source,
         images=len(media.images),
+        image_indices=media.indices,
         clip_length=media.clip_length,
         bytes_read=media.bytes_read,
         notes=media.notes,

@@ -98,9 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated:
         return _complain("terminated", TERMINATED)
     except OSError as error:
-        return _complain(
-            f"{error.strerror or error}: {error.filename}; run from a folder that can be written", UNUSABLE
-        )
+        where = f": {error.filename}; run from a folder that can be written" if error.filename else ""
+        return _complain(f"{error.strerror or error}{where}", UNUSABLE)
     except Exception as error:
         if not from_hydra(error):
             raise
@@ -118,6 +117,9 @@ def run_job(tree: Mapping[str, Any], labels: Labels) -> int:
         return 0 if execute(config, tree, labels) == "FINISHED" else FAILED
     except UserError as error:
         return _complain(str(error), UNUSABLE)
+    except Exception:  # a fault of ours: told whole, and the other jobs of a sweep go on
+        traceback.print_exc()
+        return FAILED
 
 
 def execute(config: Config, tree: Mapping[str, Any], labels: Labels) -> str:
@@ -143,7 +145,6 @@ def _tracked(
     """The run from its creation in the store to its end there; gives its status."""
     from fourstage.checks import not_finished
     from fourstage.data.dataset import dataset_digest
-    from fourstage.screen import print_run
     from fourstage.tracking.run import TrackedRun
     from fourstage.tracking.store import Destination
 
@@ -173,16 +174,12 @@ def _tracked(
         _tell(run, error)
     finally:
         pipeline = None
-        file.close()
         if run is not None:
             with signals_held():  # what was finished is kept; a second signal ends it all the same
                 if labels.sweep is not None:
                     _free_memory()  # the next job begins with an empty device
                 checks = checks or [not_finished(status, file.count)]
-                try:
-                    print_run(name, run.run_id, status, file, checks, reached, tracking.uri)
-                finally:  # whatever the screen does, the run ends in the store
-                    status = _close(config, tree, run, status, file, checks, reached)
+                status = _close(config, tree, run, status, file, checks, reached)
     return status
 
 
@@ -206,11 +203,16 @@ def _close(
     checks: Sequence[Check],
     reached: Mapping[str, float],
 ) -> str:
-    """Record everything and end the run. Where the store refuses, it is told and the run ends as FAILED."""
+    """Say and record everything and end the run. Whatever fails here is told, and the run ends as FAILED."""
+    from fourstage.screen import print_run
+
     try:
+        file.close()
+        print_run(run.name, run.run_id, status, file, checks, reached, config.tracking.uri)
         _record(config, tree, run, file, checks, reached)
-    except UserError as error:
-        _complain(f"{error}; not all of the run was recorded", FAILED)
+    except Exception as error:  # a full disk, a store that is gone, a fault of ours: the run must not stay RUNNING
+        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        _complain(f"{what}; not all of the run was recorded", FAILED)
         status = "FAILED"
     finally:
         run.end(status)
@@ -290,9 +292,9 @@ def _measure_and_check(
     from fourstage.rounds import measure_rounds
 
     busy = processors_busy()
-    planned = measure_rounds(config, pipeline, samples, keep=file.append)
+    rounds = measure_rounds(config, pipeline, samples, keep=file.append)
     file.close()
-    evidence = replace(gather(config, pipeline, planned, file.path), busy=busy)
+    evidence = replace(gather(config, pipeline, rounds.planned, file.path), busy=busy, warm_up=rounds.warm_up)
     return check_run(evidence), figures(evidence)
 
 

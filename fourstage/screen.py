@@ -2,7 +2,7 @@
 
 with Progress(len(planned)) as progress:
     progress.advance(record)
-print_run(name, run_id, status, records)
+print_run("eventgpt-demo", run_id, "FINISHED", file, checks, reached, "sqlite:///mlruns/mlflow.db")
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ MOST_FAULTS = 5  # as many are told on the screen; all are on the records
 def console(stderr: bool = False) -> Console:
     """A console whose width does not cut a table when the output goes to a file."""
     made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=160)
+    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=170)
 
 
 class Progress:
@@ -62,6 +62,10 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.__exit__(kind, error, trace)
+
+    def expect(self, total: int) -> None:
+        """So many samples are planned by now."""
+        self._bar.update(self._task, total=total)
 
     def advance(self, record: SampleRecord) -> None:
         """One sample is done."""
@@ -98,6 +102,7 @@ def milliseconds(seconds: float) -> str:
 
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {  # heading → attribute of records, how it is shown
     **{stage: (f"{stage}_s", milliseconds) for stage in STAGES},
+    "prefill": ("prefill_s", milliseconds),  # the part of decode up to the first token
     "total": ("total_s", milliseconds),
     "TTFT": ("ttft_s", milliseconds),
     "TPOT": ("tpot_ms", lambda value: f"{value:.3g} ms"),
@@ -138,7 +143,7 @@ def _range(low: str, high: str) -> str:
     return f"{number}…{high}" if unit == high.partition(" ")[2] else f"{low}…{high}"
 
 
-REACHED = {"encode": ("encode_mfu", "MFU"), "TTFT": ("prefill_mfu", "MFU"), "TPOT": ("decode_mbu", "MBU")}
+REACHED = {"encode": ("encode_mfu", "MFU"), "prefill": ("prefill_mfu", "MFU"), "TPOT": ("decode_mbu", "MBU")}
 
 
 def print_run(
@@ -171,7 +176,8 @@ def print_run(
                 *(f"{reached[found[0]]:.2g} {found[1]}" if found and found[0] in reached else "" for found in shares),
             )
         screen.print(table)
-    for record in islice((record for record in file if not record.ok), MOST_FAULTS if file.failed else 0):
+    faulty = (record for record in file if record.role == "sample" and not record.ok)
+    for record in islice(faulty, MOST_FAULTS if file.failed else 0):
         screen.print(f"[red]failed[/red] {escape(record.key)} in {record.error_stage}: {escape(record.error or '')}")
     if file.failed > MOST_FAULTS:
         screen.print(f"[red]… and {file.failed - MOST_FAULTS} more failed samples[/red]")

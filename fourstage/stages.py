@@ -157,6 +157,7 @@ class SampleRecord:
     cached_share: float | None = None  # of the sample's files, in the page cache just before `load`
     source: str | None = None
     images: int | None = None
+    image_indices: tuple[int, ...] = ()  # which of the clip they were
     clip_length: int | None = None
     bytes_read: int | None = None
     notes: tuple[str, ...] = ()
@@ -199,7 +200,5 @@ class SampleRecord:
 
     @property
     def tpot_ms(self) -> float | None:
-        """Milliseconds per output token after the first; None where there is none."""
-        if not self.output_tokens or self.output_tokens < 2 or not self.token_s:
-            return None
-        return 1000 * sum(self.token_s) / (self.output_tokens - 1)
+        """Milliseconds per decode step: per output token after the first (beams: per token of the search)."""
+        return 1000 * sum(self.token_s) / len(self.token_s) if self.token_s else None

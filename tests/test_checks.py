@@ -16,7 +16,7 @@ from fourstage.analysis.records import write_records
 from fourstage.analysis.roofline import Fastest, Shares
 from fourstage.audits import Audits, perturbed, run_audits
 from fourstage.checks import CHECKS, SAMPLED, Check, Evidence, Expected, as_dict, check_run, not_finished, valid
-from fourstage.measure import measure, plan
+from fourstage.measure import WarmUp, measure, plan
 from fourstage.stages import SampleRecord, Sampling
 from tests.fakes import fake, samples
 
@@ -38,6 +38,7 @@ def evidence(n: int = 20, audited: bool = True, **costs: Any) -> Evidence:
         audits=run_audits(pipeline, planned, GREEDY, timing) if audited else None,
         shares=POSSIBLE,
         busy=0.02,
+        warm_up={"1 samples": WarmUp(3, True)},
     )
 
 
@@ -79,6 +80,7 @@ def test_an_honest_run_in_batches_passes_every_check(lengths: dict[str, int]) ->
         audits=run_audits(pipeline, planned, GREEDY, timing),
         shares=POSSIBLE,
         busy=0.02,
+        warm_up={"1 samples": WarmUp(3, True)},
     )
     assert set(verdicts(found).values()) == {"pass"}
 
@@ -172,7 +174,10 @@ def test_the_file_gives_the_evidence_of_the_records(tmp_path: Path) -> None:
     found = evidence(n=50, faulty={"s3": "load"}, counts_prompt=True)
     records = [*found.sampled, replace(found.sampled[0], role="sentinel")]
     write_records(records, tmp_path / "records.parquet")
-    rest = {field: getattr(found, field) for field in ("planned", "expected", "detokenise", "audits", "shares", "busy")}
+    rest = {
+        field: getattr(found, field)
+        for field in ("planned", "expected", "detokenise", "audits", "shares", "busy", "warm_up")
+    }
     read = Evidence.read(tmp_path / "records.parquet", **rest)
     assert read.sampled == found.sampled
     assert check_run(read) == check_run(found) == check_run(Evidence.of(records, **rest))
@@ -235,14 +240,38 @@ def test_faults_of_many_records_are_counted_and_a_few_are_named() -> None:
     [
         ("cold", 0.0, "pass"),
         ("cold", 0.5, "fail"),
-        ("cold", None, "fail"),
+        ("cold", None, "not possible"),
         ("warm", 1.0, "pass"),
         ("warm", 0.2, "fail"),
+        ("warm", None, "not possible"),
     ],
 )
 def test_the_page_cache_was_what_was_asked_for(io: str, share: float | None, word: str) -> None:
     found = replace(changed(evidence(), cached_share=share), expected=replace(EXPECTED, io=io))
-    assert verdict(found, "config_used").verdict == word
+    assert verdict(found, "io_held").verdict == word
+
+
+@pytest.mark.parametrize(
+    ("warmed", "word"), [({}, "not possible"), ({"x": WarmUp(3, True)}, "pass"), ({"x": WarmUp(9, False)}, "warn")]
+)
+def test_a_warm_up_that_never_became_stable_is_told(warmed: dict[str, WarmUp], word: str) -> None:
+    assert verdict(replace(evidence(), warm_up=warmed), "warmed_up").verdict == word
+
+
+def test_precision_is_that_of_measuring_these_samples_not_of_what_they_differ() -> None:
+    import random
+
+    noise = random.Random(0)
+    base = evidence().sampled
+    rounds = [
+        replace(record, repeat=repeat, total_s=(1 + i) * noise.gauss(1, 0.01))
+        for repeat in range(5)
+        for i, record in enumerate(base)
+    ]
+    found = on(evidence(), rounds)
+    for target, word in ((0.02, "pass"), (0.0001, "warn")):
+        asked = replace(found, expected=replace(EXPECTED, target_half_width=target))
+        assert verdict(asked, "precise_enough").verdict == word
 
 
 def test_other_precision_than_composed_is_caught() -> None:

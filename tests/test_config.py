@@ -86,13 +86,21 @@ def test_a_slip_in_one_value_of_a_sweep_is_told_before_any_job(capsys: pytest.Ca
     [
         (
             ["model=eventgpt", "model.frames=8"],
-            "'model.frames' is no setting of the model that was chosen",
-        ),  # a key of the other model
-        (["weights=demo", "weights.path=x"], "'weights.path' is no setting of the weights that was chosen"),
+            "no setting of the model that was chosen; it belongs to model=videollava",
+        ),
+        (["weights=demo", "weights.path=x"], "it belongs to weights=pretrained"),
+        (["-m", "temperature=0,1", "--cfg", "job"], "--cfg shows one composition, -m runs several"),
+        (['prompt="  "'], "prompt is blank"),
+        (['run_name=" "'], "run_name=' '"),
+        (
+            ["protocol=strict", "protocol.max_repeats=2"],
+            "protocol.max_repeats=2: protocol.target_half_width needs rounds",
+        ),
         (["model=videollava", "weights=pretrained", "weights.vision_tower=x"], "weights.vision_tower is EventGPT's"),
         (["dataset=eventgpt_json"], "dataset.root is missing: give dataset.root=<value>"),
         (["tracking=server"], "tracking.uri is missing"),
         (["generation=fixed", "num_beams=2"], "stop=fixed with num_beams>1"),
+        (["protocol.target_half_width=0.02"], "needs rounds beyond protocol.repeats=1"),
         (["device=gpu"], "device='gpu': expected auto, cpu, cuda"),
     ],
 )

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from fourstage.measure import Timing, measure, plan, sample_seed, warm_up
+from fourstage.measure import Timing, WarmUp, measure, plan, sample_seed, warm_up
 from fourstage.stages import MeasurementError, SampleRecord, Sampling
 from tests.fakes import FakePipeline, fake, samples
 
@@ -99,6 +99,12 @@ def test_a_batch_shares_its_stages_equally_and_each_sample_waits_for_all() -> No
     assert sum(record.total_s or 0 for record in records) == pytest.approx(timing.clock() - 100.0)
 
 
+def test_a_batch_has_one_seed_and_its_records_say_which() -> None:
+    pipeline, timing = fake()
+    assert {record.seed for record in run(pipeline, timing, n=2, batch_size=2)} == {sample_seed(0, "s0", 0)}
+    assert pipeline.device.seeds == [sample_seed(0, "s0", 0)]
+
+
 def test_a_faulty_sample_does_not_take_its_batch_down() -> None:
     pipeline, timing = fake(faulty={"s1": "load"})
     records = run(pipeline, timing, n=3, batch_size=3)
@@ -140,14 +146,15 @@ def test_a_samples_seed_depends_on_seed_key_and_repeat_alone() -> None:
 def test_warm_up_passes_over_a_faulty_sample_and_stops_when_times_are_stable() -> None:
     pipeline, timing = fake(faulty={"s0": "load"})
     planned = plan(samples(3), ["why?"] * 3, 1, seed=0)
-    assert list(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=20).values()) == [3]
+    assert list(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=20).values()) == [WarmUp(3, True)]
     assert pipeline.seen == ["s0", "s1", "s1", "s1"]
 
 
 def test_warm_up_goes_on_while_times_still_fall_and_ends_at_its_limit() -> None:
     pipeline, timing = fake(drift=0.2)
     planned = plan(samples(1), ["why?"], 1, seed=0)
-    assert list(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=4, tolerance=0.05).values()) == [4]
+    done = warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=4, tolerance=0.05)
+    assert list(done.values()) == [WarmUp(4, False)]
 
 
 def test_warm_up_runs_for_each_shape_of_input() -> None:
@@ -160,7 +167,7 @@ def test_warm_up_runs_for_each_shape_of_input() -> None:
 def test_warm_up_ends_where_no_sample_works() -> None:
     pipeline, timing = fake(faulty={"s0": "load", "s1": "load"})
     planned = plan(samples(2), ["why?"] * 2, 1, seed=0)
-    assert list(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=2).values()) == [0]
+    assert list(warm_up(pipeline, planned, GREEDY, timing, batch_size=1, limit=2).values()) == [WarmUp(0, False)]
 
 
 def test_a_shuffled_order_is_the_seeds_and_new_each_round() -> None:

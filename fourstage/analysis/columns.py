@@ -167,9 +167,7 @@ def _chunk(columns: dict[str, Any], token_s: Floats) -> _Chunk:
     chunk |= {name: array(name, np.bool_) for name in ("ok", "is_sample")}
     chunk |= {"noted": array("notes", np.int64) > 0, "ids": array("output_ids", np.int64)}
     chunk |= {"steps": steps, "token_sum_s": token_sum_s}
-    # as SampleRecord.tpot_ms has it
-    after_first = np.where((chunk["output_tokens"] >= 2) & (steps > 0), chunk["output_tokens"] - 1, np.nan)
-    chunk["tpot_ms"] = 1000 * token_sum_s / after_first
+    chunk["tpot_ms"] = 1000 * token_sum_s / np.where(steps > 0, steps, np.nan)  # as SampleRecord.tpot_ms has it
     return chunk
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from fourstage.stages import SampleRecord
+from fourstage.stages import SampleRecord, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,7 +99,7 @@ def write_records(records: Iterable[SampleRecord], path: Path) -> None:
 
 
 def read_records(path: Path) -> list[SampleRecord]:
-    """Read what `write_records` wrote, exactly. Raises ValueError where columns are missing."""
+    """Read what `write_records` wrote, exactly. Raises UserError where columns are missing."""
     return list(iterate_records(path))
 
 
@@ -121,14 +121,14 @@ def read_rows(path: Path, rows: NDArray[np.int64]) -> list[SampleRecord]:
 
 
 def pieces(path: Path, names: Sequence[str], rows: int) -> Iterator[Any]:
-    """Batches of at most `rows` rows with these columns. Raises ValueError where columns are missing."""
+    """Batches of at most `rows` rows with these columns. Raises UserError where columns are missing."""
     import pyarrow.parquet as pq
 
     # without buffering ahead: a row group may hold a million records
     with pq.ParquetFile(path, pre_buffer=False) as file:
         present = file.schema_arrow.names
         if missing := [name for name in names if name not in present]:
-            raise ValueError(
+            raise UserError(
                 f"{path} lacks the columns {', '.join(missing)}: it was not written by this version of fourstage"
             )
         yield from file.iter_batches(batch_size=rows, columns=list(names))

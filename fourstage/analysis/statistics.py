@@ -244,6 +244,24 @@ def bootstrap_interval(
     return Interval(low, high, estimate, level, len(array))
 
 
+def measurement_half_width(values: Values, clusters: Sequence[Hashable], level: float = 0.95) -> float:
+    """Half-width of the mean's interval over these very samples, as a share of the mean: the noise of measuring.
+
+    Samples are fixed, so what they differ among themselves does not count; each one's repeats show its noise
+    (stratified mean, Cochran, Sampling Techniques, 1977, ch. 5). Infinite where no sample was repeated.
+    """
+    array, codes, groups = _checked(values, clusters, level)
+    size = _sums(np.ones(len(array)), codes, groups)
+    means = _sums(array, codes, groups) / size
+    squares = _sums((array - means[codes]) ** 2, codes, groups)
+    repeated = size > 1
+    if not repeated.all():
+        return math.inf
+    variance = (squares / (size - 1) / size).sum() / groups**2
+    degrees = int((size - 1).sum())
+    return float(_student(degrees, level) * math.sqrt(variance) / means.mean())
+
+
 def paired_interval(
     before: Values,
     after: Values,

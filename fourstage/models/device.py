@@ -16,6 +16,7 @@ class TorchDevice:
     def __init__(self, name: str):
         self.device = torch.device(name)
         self._cuda = self.device.type == "cuda"
+        self._peak_known = False
         self._status, self._clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
     def synchronise(self) -> None:
@@ -32,14 +33,18 @@ class TorchDevice:
         """Begin a new peak: torch's allocator on a GPU, the process's resident set on a Linux CPU."""
         if self._cuda:
             torch.cuda.reset_peak_memory_stats(self.device)
-        elif self._clear.exists():
-            self._clear.write_text("5")  # proc(5): resets the peak of the resident set, and nothing else
+        else:
+            try:
+                self._clear.write_text("5")  # proc(5): resets the peak of the resident set, and nothing else
+                self._peak_known = True
+            except OSError:  # not Linux, or a container that forbids it: then no peak is told
+                self._peak_known = False
 
     def peak_memory_bytes(self) -> int | None:
         """Bytes at the highest since the reset; None where the system cannot tell."""
         if self._cuda:
             return int(torch.cuda.max_memory_allocated(self.device))
-        if not self._clear.exists():
+        if not self._peak_known:
             return None
         lines = self._status.read_text().splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)

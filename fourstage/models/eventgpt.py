@@ -132,8 +132,8 @@ class EventGPTPipeline(StagedPipeline):
     def own_generate(self, input_ids: Tensor, pixel_values: Tensor, settings: Any) -> list[int]:
         return list(self.model.generate(input_ids, pixel_values, generation_config=settings)[0].tolist())
 
-    def rows(self, question: str, images: int) -> int:
-        return prompt_rows(self.tokenizer, self.model.visual_tower.config, question, images)
+    def rows(self, input_ids: Tensor, images: int) -> int:
+        return len(input_ids) - 1 + images + self.patches_per_image + 1
 
 
 def prompt_ids(tokenizer: Any, question: str) -> list[int]:

@@ -96,8 +96,8 @@ class StagedPipeline(ABC):
         """[rows, hidden]: the prompt's embeddings with the visual tokens in their place."""
 
     @abstractmethod
-    def rows(self, question: str, images: int) -> int:
-        """How many rows a prompt with its media fills, without computing them."""
+    def rows(self, input_ids: Tensor, images: int) -> int:
+        """How many rows a prompt with its media fills, from its ids with placeholders."""
 
     @property
     @abstractmethod
@@ -123,13 +123,9 @@ class StagedPipeline(ABC):
 
     def check_question(self, question: str, images: int) -> None:
         """Raise SampleError for a question that cannot be asked: too long, or holding the placeholder itself."""
-        if self.placeholder in question:
-            raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks the media's place")
-        check_rows(self.rows(question, images), self.facts.context, question)
+        self._checked_ids(question, images)
 
     def preprocess(self, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
-        for item, question in zip(media, questions, strict=True):
-            self.check_question(question, len(item.images))
         images = [image for item in media for image in item.images]
         pixels = self.image_processor(images=images, return_tensors="pt", input_data_format="channels_last")
         parameter = next(self.model.parameters())
@@ -137,7 +133,7 @@ class StagedPipeline(ABC):
             pixel_values=pixels["pixel_values"].to(parameter.device, parameter.dtype),
             images_per_sample=tuple(len(item.images) for item in media),
             input_ids=tuple(
-                self.prompt_ids(question, len(item.images)).to(parameter.device)
+                self._checked_ids(question, len(item.images)).to(parameter.device)
                 for item, question in zip(media, questions, strict=True)
             ),
             prompts=tuple(self.prompt(question) for question in questions),
@@ -184,6 +180,14 @@ class StagedPipeline(ABC):
             self.vision_calls += 1
 
         tower.register_forward_pre_hook(count)
+
+    def _checked_ids(self, question: str, images: int) -> Tensor:
+        """The prompt's ids; raises SampleError for a question that cannot be asked."""
+        if self.placeholder in question:
+            raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks the media's place")
+        ids = self.prompt_ids(question, images)
+        check_rows(self.rows(ids, images), self.facts.context, question)
+        return ids
 
     def _until_end(self, row: list[int], sampling: Sampling) -> tuple[int, ...]:
         """The ids up to and with the first end token; what follows is the batch's padding."""

@@ -86,8 +86,8 @@ class VideoLlavaPipeline(StagedPipeline):
         )
         return list(out[0, len(input_ids) :].tolist())
 
-    def rows(self, question: str, images: int) -> int:
-        return len(self.prompt_ids(question, images))
+    def rows(self, input_ids: Tensor, images: int) -> int:
+        return len(input_ids)
 
 
 def prompt_ids(tokenizer: Any, question: str, visual_tokens: int) -> list[int]:

@@ -24,6 +24,7 @@ FULL = SampleRecord(
     cached_share=0.25,
     source="png",
     images=5,
+    image_indices=(0, 1, 2, 3, 4),
     clip_length=9,
     bytes_read=12345,
     notes=("one frame repeated", "ünïcode ✓"),
