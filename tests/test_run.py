@@ -386,6 +386,38 @@ def test_a_store_that_fails_while_recording_ends_the_run_as_failed(
     assert "median" in out  # what was measured is on the screen all the same
 
 
+@pytest.mark.parametrize(
+    "broken",
+    ["fourstage.analysis.records.RecordFile.close", "fourstage.analysis.quality.quality", "fourstage.screen.print_run"],
+)
+def test_whatever_fails_at_the_end_no_run_stays_running(
+    broken: str, run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(broken, fail)
+    code, facts = run(*on(dataset))
+    assert facts is not None
+    assert (code, facts.status) == (1, "FAILED")
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_an_audit_that_fails_takes_nothing_from_the_measurement(
+    run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr("fourstage.evidence.run_audits", fail)
+    facts = finished(run(*on(dataset), "protocol.audit=true"))
+    client, _ = open_store(store)
+    checks = json.loads(Path(client.download_artifacts(facts.run_id, "checks.json")).read_text())["checks"]
+    (found,) = [check for check in checks if check["id"] == "staged_equals_own"]
+    assert found["verdict"] == "not possible"
+    assert "out of memory" in found["detail"]
+
+
 def test_lost_traces_take_nothing_from_a_measurement(
     run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
