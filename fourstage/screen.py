@@ -122,15 +122,19 @@ def table_cells(columns: Columns, choose: Callable[[Any], float]) -> list[str]:
 
 
 def interval_cells(columns: Columns) -> list[str]:
-    """The 95 % interval of each column's median, repeats of a sample together; a dash where n is too small for one."""
+    """The 95 % interval of each column's median; a dash where n is too small for one.
+
+    Repeats of a sample are taken together, or the samples of a batch: they share its time.
+    """
     cells = []
     done = columns.done
+    clusters = done.calls if done.batch_size.max(initial=1) > 1 else done.key_codes
     for attribute, show in COLUMNS.values():
         values = getattr(done, attribute)
         present = ~np.isnan(values)
         cell = "-"
         if present.any():
-            found = bootstrap_interval(values[present], "median", clusters=done.key_codes[present], resamples=1000)
+            found = bootstrap_interval(values[present], "median", clusters=clusters[present], resamples=1000)
             if np.isfinite([found.low, found.high]).all():
                 cell = _range(show(found.low), show(found.high))
         cells.append(cell)
