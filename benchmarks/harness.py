@@ -65,7 +65,7 @@ def outside(tree: dict[str, object], folder: Path) -> None:
     start = time.perf_counter()
     checks, reached = fourstage_run._measure_and_check(config, pipeline, samples, file)
     measured = time.perf_counter()
-    fourstage_run._record(config, tree, run, file, checks, reached)
+    fourstage_run._record(config, tree, run, file, Columns.read(file.path).measured, checks, reached)
     run.end("FINISHED")
     end = time.perf_counter()
     inside = float(Columns.read(file.path).end_to_end_s.sum())

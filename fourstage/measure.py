@@ -311,26 +311,14 @@ def _record(
     watch = batch.watch
     steps = [later - earlier for earlier, later in zip(watch.token_at, watch.token_at[1:], strict=False)]
     tokens = len(generation.token_ids[i])
-    return SampleRecord(
-        key=item.sample.key,
-        sample_id=item.sample.id,
-        position=item.position,
-        repeat=item.repeat,
-        role=item.role,
-        batch_size=size,
-        seed=batch.seed,
-        started_unix_s=batch.started_unix_s,
-        cached_share=cached_share,
+    return replace(
+        _begun(item, watch, batch.started_unix_s, size, batch.seed, cached_share),
         source=media.source,
         images=len(media.images),
         image_indices=media.indices,
         clip_length=media.clip_length,
         bytes_read=media.bytes_read,
         notes=media.notes,
-        load_s=watch.share("load", size),
-        preprocess_s=watch.share("preprocess", size),
-        encode_s=watch.share("encode", size),
-        decode_s=watch.share("decode", size),
         total_s=sum(watch.stage_s[stage] for stage in STAGES) / size,
         end_to_end_s=batch.end_to_end_s / size,
         prefill_s=watch.token_at[0] - watch.stage_at["decode"],
@@ -346,10 +334,31 @@ def _record(
         gpu_power_w=batch.gpu.power_w if batch.gpu else None,
         gpu_temperature_c=batch.gpu.temperature_c if batch.gpu else None,
         gpu_throttle=_held_down(batch.gpu),
-        question=item.question,
         prompt=prompt,
         output=generation.texts[i],
         output_ids=generation.token_ids[i],
+    )
+
+
+def _begun(
+    item: Planned, watch: Stopwatch, started: float, size: int, seed: int, cached_share: float | None
+) -> SampleRecord:
+    """What every record has, whatever became of the sample: who it is, and a share of each stage that was passed."""
+    return SampleRecord(
+        key=item.sample.key,
+        sample_id=item.sample.id,
+        position=item.position,
+        repeat=item.repeat,
+        role=item.role,
+        batch_size=size,
+        seed=seed,
+        started_unix_s=started,
+        cached_share=cached_share,
+        load_s=watch.share("load", size),
+        preprocess_s=watch.share("preprocess", size),
+        encode_s=watch.share("encode", size),
+        decode_s=watch.share("decode", size),
+        question=item.question,
         reference=item.sample.reference,
     )
 
@@ -365,22 +374,8 @@ def _failure(
 ) -> SampleRecord:
     """The record of a sample that failed: the stages it passed, where it fell and why."""
     message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-    return SampleRecord(
-        key=item.sample.key,
-        sample_id=item.sample.id,
-        position=item.position,
-        repeat=item.repeat,
-        role=item.role,
-        batch_size=size,
-        seed=item.seed,
-        started_unix_s=started,
-        cached_share=cached_share,
-        load_s=watch.share("load", size),
-        preprocess_s=watch.share("preprocess", size),
-        encode_s=watch.share("encode", size),
-        decode_s=watch.share("decode", size),
-        question=item.question,
-        reference=item.sample.reference,
+    return replace(
+        _begun(item, watch, started, size, item.seed, cached_share),
         error=message,
         error_stage=watch.current,
     )

@@ -39,6 +39,7 @@ from fourstage.config import Config, DemoDatasetSettings, JsonDatasetSettings
 from fourstage.stages import Sample, SampleRecord, UserError
 
 if TYPE_CHECKING:
+    from fourstage.analysis.columns import Columns
     from fourstage.analysis.records import RecordFile
     from fourstage.checks import Check
     from fourstage.models.pipeline import StagedPipeline
@@ -217,12 +218,14 @@ def _close(
     reached: Mapping[str, float],
 ) -> str:
     """Say and record everything and end the run. Whatever fails here is told, and the run ends as FAILED."""
+    from fourstage.analysis.columns import Columns
     from fourstage.screen import print_run
 
     try:
         file.close()
-        print_run(run.name, run.run_id, status, file, checks, reached, config.tracking.uri)
-        _record(config, tree, run, file, checks, reached)
+        columns = Columns.read(file.path).measured
+        print_run(run.name, run.run_id, status, file, columns, checks, reached, config.tracking.uri)
+        _record(config, tree, run, file, columns, checks, reached)
     except Exception as error:  # a full disk, a store that is gone, a fault of ours: the run must not stay RUNNING
         what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         _complain(f"{what}; not all of the run was recorded", FAILED)
@@ -327,13 +330,13 @@ def _record(
     tree: Mapping[str, Any],
     run: TrackedRun,
     file: RecordFile,
+    columns: Columns,
     checks: Sequence[Check],
     reached: Mapping[str, float],
 ) -> None:
     """Everything that a run leaves, after the measurement. Of very many samples the first are shown in the UI."""
     from omegaconf import OmegaConf
 
-    from fourstage.analysis.columns import Columns
     from fourstage.analysis.quality import quality
     from fourstage.analysis.statistics import summarise_run
     from fourstage.checks import as_dict, valid
@@ -353,7 +356,6 @@ def _record(
             "fourstage.checks_warned": named["warn"] or "none",
         }
     )
-    columns = Columns.read(file.path).measured
     shown = list(islice((record for record in file if record.role == "sample"), SHOWN))
     run.log_samples(shown)
     run.log_metrics(summarise_run(columns) | dict(reached) | quality(shown))

@@ -2,7 +2,7 @@
 
 with Progress(len(planned)) as progress:
     progress.advance(record)
-print_run("eventgpt-demo", run_id, "FINISHED", file, checks, reached, "sqlite:///mlruns/mlflow.db")
+print_run("eventgpt-demo", run_id, "FINISHED", file, columns, checks, reached, "sqlite:///mlruns/mlflow.db")
 """
 
 from __future__ import annotations
@@ -155,6 +155,7 @@ def print_run(
     run_id: str,
     status: str,
     file: RecordFile,
+    columns: Columns,
     checks: Sequence[Check],
     reached: Mapping[str, float],
     wrote_to: str,
@@ -162,7 +163,6 @@ def print_run(
     """One table: median and range of each stage, tokens, TTFT, TPOT, total, and what share of the device's limits
     that is; then faults and checks, name and id. The file is closed."""
     screen = console()
-    columns = Columns.read(file.path).measured
     done = file.count - file.failed
     if done:
         table = Table(box=box.SIMPLE_HEAD, title=f"{escape(name)}   n={done}", title_justify="left")

@@ -133,7 +133,7 @@ class EventGPTPipeline(StagedPipeline):
         return list(self.model.generate(input_ids, pixel_values, generation_config=settings)[0].tolist())
 
     def rows(self, input_ids: Tensor, images: int) -> int:
-        return len(input_ids) - 1 + images + self.patches_per_image + 1
+        return prompt_rows(len(input_ids), self.model.visual_tower.config, images)
 
 
 def prompt_ids(tokenizer: Any, question: str) -> list[int]:
@@ -144,9 +144,9 @@ def prompt_ids(tokenizer: Any, question: str) -> list[int]:
     return [*tokenizer(before).input_ids, EVENT_ID, *(rest[1:] if rest[:1] == [tokenizer.bos_token_id] else rest)]
 
 
-def prompt_rows(tokenizer: Any, vision: CLIPVisionConfig, question: str, images: int) -> int:
-    """Rows of a prompt with its media: T temporal and P+1 spatial tokens in place of EVENT_ID."""
-    return len(prompt_ids(tokenizer, question)) - 1 + images + patches(vision) + 1
+def prompt_rows(tokens: int, vision: CLIPVisionConfig, images: int) -> int:
+    """Rows of a prompt of so many ids with its media: T temporal and P+1 spatial tokens in place of EVENT_ID."""
+    return tokens - 1 + images + patches(vision) + 1
 
 
 def load_eventgpt(
@@ -236,7 +236,7 @@ def _load_published(
     w.check_fit(lambda: EventGPT(vision, text), shapes, _published_key, folder)
     context = min(text.max_position_embeddings, MAX_ROWS)
     if prompt is not None:
-        check_rows(prompt_rows(tokenizer, vision, prompt, settings.event_images), context, prompt)
+        check_rows(prompt_rows(len(prompt_ids(tokenizer, prompt)), vision, settings.event_images), context, prompt)
     model = _build(vision, text, device, precision, attention)
     w.fill_from(model, w.read_tensors(files), _published_key)
     return EventGPTPipeline(
