@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from fourstage.config import SettingError, suggest
 from fourstage.stages import SampleRecord, UserError
+from fourstage.words import parse_words
 
 if TYPE_CHECKING:
     from fourstage.tracking.read import RunFacts
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(__doc__)
         return 0
     try:
-        words = _words(argv)
+        words = parse_words(argv, WORDS)
         print_comparison(words)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -132,19 +133,6 @@ def _print_differences(runs: Sequence[RunFacts]) -> None:
             screen.print(f"[red]invalid[/red] {escape(run.name)}: {run.tags.get('fourstage.checks_failed', '')}")
         if (warned := run.tags.get("fourstage.checks_warned", "none")) != "none":
             screen.print(f"[yellow]warned[/yellow] {escape(run.name)}: {warned}")
-
-
-def _words(argv: Sequence[str]) -> dict[str, str]:
-    """`key=value` words over their defaults."""
-    words = dict(WORDS)
-    for word in argv:
-        key, equals, value = word.partition("=")
-        if not equals:
-            raise SettingError(f"{word!r} is no setting: expected key=value with one of {', '.join(WORDS)}")
-        if key not in words:
-            raise SettingError(f"unknown setting {key!r}; {suggest(key, list(WORDS))}")
-        words[key] = value
-    return words
 
 
 if __name__ == "__main__":

@@ -34,11 +34,12 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
         raise SettingError(hydras_word(error)) from error
 
 
-def as_tree(cfg: Any) -> dict[str, Any]:
+def as_tree(cfg: Any, without: Sequence[str] = ()) -> dict[str, Any]:
     """A composed configuration as plain values."""
     from omegaconf import OmegaConf
 
-    tree = OmegaConf.to_container(cfg, resolve=True)
+    chosen = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in without]) if without else cfg
+    tree = OmegaConf.to_container(chosen, resolve=True)
     assert isinstance(tree, dict)
     return {str(key): value for key, value in tree.items()}
 
@@ -87,12 +88,38 @@ def quoted_word(text: str) -> str:
     return shlex.quote(f'{key}="{escaped}"')
 
 
-def swept_keys(argv: Sequence[str]) -> list[str]:
-    """The settings to which a command line gives several values."""
+def swept_words(cfg: Any) -> dict[str, str]:
+    """What a sweep varies, from its composition with Hydra's part: setting → its values, as they were written."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(overrides_of(argv))
-    return [override.key_or_group for override in parsed if override.is_sweep_override()]
+    params = cfg.hydra.sweeper.get("params") or {}
+    words = [f"{key}={value}" for key, value in params.items()] + [str(word) for word in cfg.hydra.overrides.task]
+    parsed = OverridesParser.create().parse_overrides(words)
+    own = {str(key) for key in params} if "basic" not in cfg.hydra.sweeper._target_.lower() else set()
+    return {
+        override.key_or_group: str(override.get_value_string() if override.value_type else override.value())
+        for override in parsed
+        if override.is_sweep_override() or override.key_or_group in own
+    }
+
+
+def study_of(cfg: Any) -> str | None:
+    """The name of the study that a composition with Hydra's part begins from."""
+    name = cfg.hydra.runtime.choices.get("experiments")
+    return None if name is None else str(name)
+
+
+def jobs_of(cfg: Any) -> tuple[tuple[str, ...], ...] | None:
+    """The words of each job that Hydra's own sweeper makes; None where another finds its jobs as it goes."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if "basic" not in cfg.hydra.sweeper._target_.lower():
+        return None
+    params = cfg.hydra.sweeper.get("params") or {}
+    words = [f"{key}={value}" for key, value in params.items()] + [str(word) for word in cfg.hydra.overrides.task]
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    return tuple(tuple(job) for batch in batches for job in batch)
 
 
 def from_hydra(error: Exception) -> bool:

@@ -147,6 +147,17 @@ class TrackingSettings:
 
 
 @dataclass(frozen=True)
+class SweepSettings:
+    """How the runs of one -m are made; `rounds` alone can change a result."""
+
+    name: str | None
+    resume: bool
+    isolate: bool
+    rounds: Annotated[int, Range(1, 1000)]
+    memory_gb: Annotated[float, Range(above=0)] | None
+
+
+@dataclass(frozen=True)
 class Config:
     """A run, whole: what was composed is what is used, all of it."""
 
@@ -168,6 +179,8 @@ class Config:
     device: str
     batch_size: Annotated[int, Range(1, 1024)]
     run_name: str | None
+    sweep: SweepSettings
+    objective: str
 
     @property
     def sampling(self) -> Sampling:
@@ -185,6 +198,8 @@ def check(tree: Mapping[str, Any]) -> Config:
         raise SettingError("prompt is blank: give a question, or prompt=null for each sample's own")
     if config.run_name is not None and (not config.run_name.strip() or not config.run_name.isprintable()):
         raise SettingError(f"run_name={config.run_name!r}: expected a name of printable characters in one line")
+    if config.sweep.rounds > 1 and config.sweep.isolate:
+        raise SettingError("sweep.rounds>1 with sweep.isolate=true: alternating jobs share one process; leave one out")
     if config.stop == "fixed" and config.num_beams > 1:
         raise SettingError("stop=fixed with num_beams>1: beams end where they end; set num_beams=1")
     protocol = config.protocol
@@ -203,6 +218,13 @@ def check(tree: Mapping[str, Any]) -> Config:
     if device[0] not in ("auto", "cpu", "cuda", "mps") or (device[1] and not device[2].isdigit()):
         raise SettingError(f"device={config.device!r}: expected auto, cpu, cuda, cuda:N or mps")
     return config
+
+
+def dataset_settings(tree: Mapping[str, Any]) -> DemoDatasetSettings | JsonDatasetSettings:
+    """The dataset of a composition whose other settings may be missing. Raises SettingError."""
+    dataset = _value(typing.get_type_hints(Config, include_extras=True)["dataset"], tree["dataset"], "dataset")
+    assert isinstance(dataset, DemoDatasetSettings | JsonDatasetSettings)
+    return dataset
 
 
 def check_override(key: str, value: Any, conf: Path) -> None:
@@ -253,12 +275,21 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def identity(tree: Mapping[str, Any]) -> str:
     """Hash (16 hex digits) of the settings that can change a result: without where it is tracked and its name."""
-    flat = {
-        key: value
-        for key, value in flatten(tree).items()
-        if not key.startswith("tracking.") and key not in ("run_name", "dataset.cache")
-    }
+    flat = {key: value for key, value in flatten(tree).items() if not is_label(key)}
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def is_label(key: str) -> bool:
+    """Whether a setting cannot change a result: where a run is tracked, its names, how its sweep is organised."""
+    organises = key.startswith("sweep.") and key != "sweep.rounds"
+    return organises or key.startswith("tracking.") or key in ("run_name", "dataset.cache", "objective")
+
+
+def sweep_settings(tree: Mapping[str, Any]) -> tuple[SweepSettings, TrackingSettings]:
+    """What concerns a sweep as a whole, of a composition that its jobs may yet complete. Raises SettingError."""
+    sweep = _build(SweepSettings, tree["sweep"], "sweep.")
+    tracking = _build(TrackingSettings, tree["tracking"], "tracking.")
+    return sweep, tracking
 
 
 NAMED = ("model", "weights", "precision", "temperature", "generation")  # what every name says

@@ -144,8 +144,8 @@ def print_markdown(inspection: Inspection) -> None:
 
 def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, str]:
     """How to read the media, the question, and what to call it."""
+    from fourstage.job import read_samples
     from fourstage.rounds import question_of
-    from fourstage.run import read_samples
 
     if media is not None:
         if sample:

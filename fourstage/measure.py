@@ -57,6 +57,7 @@ class Planned:
     repeat: int
     seed: int
     role: str = "sample"
+    round: int = 0  # of the sweep
 
 
 class GpuReading(Protocol):
@@ -115,6 +116,7 @@ class Timing:
     wall_clock: Callable[[], float] = time.time
     prepare_files: Callable[[Sample], float | None] = lambda _: None  # before a sample; share in the page cache
     read_gpu: Callable[[], GpuReading | None] = lambda: None  # after a sample
+    tell: Callable[[Exception], None] = lambda _: None  # what a stage raised, outside of what is timed
 
     def stopwatch(self) -> Stopwatch:
         return Stopwatch(self.device, self.clock)
@@ -143,6 +145,7 @@ def plan_round(
     order: str = "as_is",
     sentinel: int = 0,
     start: int = 0,
+    of_sweep: int = 0,
 ) -> list[Planned]:
     """One round over all samples, from position `start`; after each `sentinel` of them the first one again.
 
@@ -159,7 +162,7 @@ def plan_round(
     def add(pair: tuple[Sample, str], role: str) -> None:
         sample, question = pair
         seed_of_sample = sample_seed(seed, sample.key, repeat)
-        planned.append(Planned(sample, question, start + len(planned), repeat, seed_of_sample, role))
+        planned.append(Planned(sample, question, start + len(planned), repeat, seed_of_sample, role, of_sweep))
 
     for number, pair in enumerate(pairs, start=1):
         add(pair, "sample")
@@ -180,6 +183,16 @@ class WarmUp:
 
     rounds: int
     stable: bool
+
+
+def whole_batches(planned: Sequence[Planned], done: int, batch_size: int) -> int:
+    """How many of the first `done` planned measurements are whole batches: a batch shares its time and its seed."""
+    counted = 0
+    for batch in _batches(planned, batch_size):
+        if counted + len(batch) > done:
+            break
+        counted += len(batch)
+    return counted
 
 
 def warm_up(
@@ -265,6 +278,7 @@ def measure_batch(
     except MeasurementError:
         raise
     except Exception as error:  # whatever a stage raises belongs to the sample, and is told on its record
+        timing.tell(error)
         failed = [
             _failure(item, watch, started, error, len(batch), share) for item, share in zip(batch, cached, strict=True)
         ]
@@ -349,6 +363,7 @@ def _begun(
         sample_id=item.sample.id,
         position=item.position,
         repeat=item.repeat,
+        round=item.round,
         role=item.role,
         batch_size=size,
         seed=seed,

@@ -7,7 +7,7 @@ rounds = measure_rounds(config, pipeline, samples, keep=records.append)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fourstage.analysis.statistics import measurement_half_width
 from fourstage.config import Config
@@ -20,49 +20,94 @@ from fourstage.screen import Progress
 from fourstage.stages import Sample, SampleRecord, UserError
 
 
-@dataclass(frozen=True)
+@dataclass
 class Rounds:
-    """What was planned, and what became of the warm-up of each shape of input."""
+    """What was planned so far, what became of the warm-up of each shape of input, and what the samples took."""
 
-    planned: list[Planned]
-    warm_up: dict[str, WarmUp]
+    planned: list[Planned] = field(default_factory=list)
+    warm_up: dict[str, WarmUp] = field(default_factory=dict)
+    totals: list[tuple[str, float]] = field(default_factory=list)  # for the interval that ends the rounds
+
+    def note(self, record: SampleRecord) -> None:
+        if record.role == "sample" and record.total_s is not None:
+            self.totals.append((record.key, record.total_s))
 
 
 def measure_rounds(
-    config: Config, pipeline: StagedPipeline, samples: Sequence[Sample], keep: Callable[[SampleRecord], None]
+    config: Config,
+    pipeline: StagedPipeline,
+    samples: Sequence[Sample],
+    keep: Callable[[SampleRecord], None],
+    rounds: Rounds | None = None,
+    of_sweep: int = 0,
+    done: Sequence[SampleRecord] = (),
+    timing: Timing | None = None,
 ) -> Rounds:
-    """Hand each record to `keep` when it is made, so that a caller who is stopped has them."""
+    """Hand each record to `keep` when it is made, so that a caller who is stopped has them.
+
+    A sweep that alternates calls it once for each of its rounds (`of_sweep`), with what the earlier calls gave. The
+    first measurements are not made again where their records are given (`done`; whole batches).
+    """
     if config.prompt is not None:
         pipeline.check_question(config.prompt, images=1)
-    protocol, timing = config.protocol, timing_of(config, pipeline)
+    protocol, timing, rounds = config.protocol, timing or timing_of(config, pipeline), rounds or Rounds()
     questions = [question_of(sample, config) for sample in samples]
-    planned: list[Planned] = []
-    warmed: dict[str, WarmUp] = {}
-    totals: list[tuple[str, float]] = []  # key and seconds, for the interval that ends the rounds
-    with Progress(len(samples) * protocol.repeats) as progress:
-        for repeat in range(max(protocol.repeats, protocol.max_repeats)):
-            if repeat >= protocol.repeats and _narrow_enough(totals, protocol.target_half_width):
+    first = of_sweep * protocol.repeats
+    least = first + protocol.repeats
+    last_of_sweep = of_sweep == config.sweep.rounds - 1
+    most = least + max(0, protocol.max_repeats - protocol.repeats) * last_of_sweep
+    warm = False
+    for record in done:
+        rounds.note(record)
+    with Progress(len(samples) * least, done=sum(record.role == "sample" for record in done)) as progress:
+        for repeat in range(first, most):
+            if repeat >= least and _narrow_enough(rounds.totals, protocol.target_half_width):
                 break
             round_ = plan_round(
-                samples, questions, repeat, config.seed, protocol.order, protocol.sentinel, start=len(planned)
+                samples,
+                questions,
+                repeat,
+                config.seed,
+                protocol.order,
+                protocol.sentinel,
+                len(rounds.planned),
+                of_sweep,
             )
-            if repeat == 0:
-                warmed = warm_up(
-                    pipeline, round_, config.sampling, timing, config.batch_size, protocol.warmup,
+            rounds.planned += round_
+            progress.expect(len(samples) * (repeat + 1))
+            if not (todo := [item for item in round_ if item.position >= len(done)]):
+                continue
+            if not warm:
+                warm = True
+                rounds.warm_up |= warm_up(
+                    pipeline, todo, config.sampling, timing, config.batch_size, protocol.warmup,
                     protocol.warmup_tolerance,
                 )  # fmt: skip
-            planned += round_
-            progress.expect(len(samples) * (repeat + 1))
-            for record in measure(pipeline, round_, config.sampling, timing, config.batch_size):
+            for record in measure(pipeline, todo, config.sampling, timing, config.batch_size):
                 keep(record)
+                rounds.note(record)
                 if record.role == "sample":
                     progress.advance(record)
-                if protocol.target_half_width and record.role == "sample" and record.total_s is not None:
-                    totals.append((record.key, record.total_s))
-    return Rounds(planned, warmed)
+    return rounds
 
 
-def timing_of(config: Config, pipeline: StagedPipeline) -> Timing:
+def plan_whole(config: Config, samples: Sequence[Sample]) -> list[Planned]:
+    """Every measurement that the protocol asks for at least, in order."""
+    questions = [question_of(sample, config) for sample in samples]
+    protocol, planned = config.protocol, list[Planned]()
+    for repeat in range(max(protocol.repeats, protocol.max_repeats)):
+        planned += plan_round(
+            samples, questions, repeat, config.seed, protocol.order, protocol.sentinel, start=len(planned)
+        )
+    return planned
+
+
+def timing_of(
+    config: Config,
+    pipeline: StagedPipeline,
+    beside_bytes: int = 0,
+    tell: Callable[[Exception], None] = lambda _: None,
+) -> Timing:
     """The clocks and the device, and what is done to a sample's files before it and read of the GPU after it."""
     device = pipeline.facts.device
     prepare = {"as_is": page_cache.cached_share, "warm": page_cache.warm, "cold": page_cache.drop}[config.protocol.io]
@@ -73,7 +118,8 @@ def timing_of(config: Config, pipeline: StagedPipeline) -> Timing:
         except UserError:  # a file that is not there: `load` says so on the sample's record
             return None
 
-    return Timing(TorchDevice(device), prepare_files=prepare_files, read_gpu=lambda: gpu_state(device))
+    clocked = TorchDevice(device, beside_bytes)
+    return Timing(clocked, prepare_files=prepare_files, read_gpu=lambda: gpu_state(device), tell=tell)
 
 
 def _narrow_enough(totals: Sequence[tuple[str, float]], target: float | None) -> bool:

@@ -39,7 +39,7 @@ def console(stderr: bool = False) -> Console:
 class Progress:
     """A bar over samples; silent where the output is no terminal."""
 
-    def __init__(self, total: int):
+    def __init__(self, total: int, done: int = 0):
         screen = console(stderr=True)
         self._bar = progress.Progress(
             progress.TextColumn("{task.description}"),
@@ -51,7 +51,7 @@ class Progress:
             disable=not screen.is_terminal,
             auto_refresh=False,  # no thread draws while a stage is timed
         )
-        self._task = self._bar.add_task("samples", total=total)
+        self._task = self._bar.add_task("samples", total=total, completed=done)
         self._failed = 0
 
     def __enter__(self) -> Progress:

@@ -1,5 +1,8 @@
 """Records as a table: `records.parquet`, one row per measured sample, one column per field of SampleRecord.
 
+While a run goes, its records are a journal of JSON lines too: a killed process leaves it, where a Parquet file
+without its end cannot be read.
+
 The file is the raw truth of a run: every figure can be recomputed from it. It also holds three derived
 columns for whoever opens it with another tool; reading ignores them. Left out: summaries (`statistics.py`)
 and where the file goes (`tracking/`).
@@ -10,6 +13,7 @@ and where the file goes (`tracking/`).
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -73,6 +77,11 @@ class RecordFile:
             self._write()
             self._writer.close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the file is whole."""
+        return not self._writer.is_open
+
     def __enter__(self) -> RecordFile:
         return self
 
@@ -89,6 +98,28 @@ class RecordFile:
         if self._waiting:
             self._writer.write_table(pa.Table.from_pylist(self._waiting, self._schema))
             self._waiting = []
+
+
+class Journal:
+    """Records as JSON lines. Each is with the operating system when `append` returns: kill -9 takes none of them."""
+
+    def __init__(self, path: Path):
+        self._file = path.open("a", encoding="utf-8")
+
+    def append(self, record: SampleRecord) -> None:
+        self._file.write(json.dumps({name: getattr(record, name) for name in FIELDS}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def read_journal(path: Path) -> list[SampleRecord]:
+    """The whole records of a journal, in order; a last line that was cut short is not one. [] where there is none."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").split("\n")
+    return [_record(json.loads(line)) for line in lines[:-1]]
 
 
 def write_records(records: Iterable[SampleRecord], path: Path) -> None:

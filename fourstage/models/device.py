@@ -11,10 +11,11 @@ import torch
 
 
 class TorchDevice:
-    """A CPU, a CUDA GPU or Apple's MPS."""
+    """A CPU, a CUDA GPU or Apple's MPS; `beside_bytes` of a GPU's memory belong to other models."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, beside_bytes: int = 0):
         self.device = torch.device(name)
+        self.beside_bytes = beside_bytes
         self._cuda = self.device.type == "cuda"
         self._peak_known = False
         self._status, self._clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -43,7 +44,7 @@ class TorchDevice:
     def peak_memory_bytes(self) -> int | None:
         """Bytes at the highest since the reset; None where the system cannot tell."""
         if self._cuda:
-            return int(torch.cuda.max_memory_allocated(self.device))
+            return int(torch.cuda.max_memory_allocated(self.device)) - self.beside_bytes
         if not self._peak_known:
             return None
         lines = self._status.read_text().splitlines()

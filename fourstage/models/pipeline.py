@@ -57,6 +57,7 @@ class StagedPipeline(ABC):
     """A model in four stages (see `stages.Pipeline`)."""
 
     placeholder: str  # where the media go in the prompt's text
+    settings: Any  # the choice of model: which files are read, how many images
 
     def __init__(
         self,
@@ -71,6 +72,10 @@ class StagedPipeline(ABC):
         self.eos_ids, self.pad_id = eos_ids, pad_id
         self.facts = facts
         self.vision_calls = 0
+
+    def use(self, settings: Any) -> None:
+        """Read other files, or another number of images, with the same loaded model."""
+        self.settings = settings
 
     @abstractmethod
     def load(self, sample: Sample) -> Media: ...

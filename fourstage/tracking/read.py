@@ -8,6 +8,7 @@ Reading makes nothing: a store or an experiment that is not there is an error. L
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -36,11 +37,15 @@ class RunFacts:
     tags: dict[str, str]
 
 
-def find_runs(destination: Destination, filter: str = "", newest: int | None = None) -> list[RunFacts]:
-    """Runs of the experiment, newest first, that match a filter in MLflow's search language.
+def find_runs(
+    destination: Destination, filter: str = "", newest: int | None = None, deleted: bool = False
+) -> list[RunFacts]:
+    """Runs of the experiment, newest first, that match a filter in MLflow's search language; or those in its trash.
 
     Raises UserError where store or experiment are missing or the filter cannot be understood.
     """
+    from mlflow.entities import ViewType
+
     client, experiment_id = open_existing(destination)
     runs: list[RunFacts] = []
     token: str | None = None
@@ -52,6 +57,7 @@ def find_runs(destination: Destination, filter: str = "", newest: int | None = N
             page = client.search_runs(
                 [experiment_id],
                 filter,
+                ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY,
                 max_results=wanted,
                 order_by=["attributes.start_time DESC"],
                 page_token=token,
@@ -59,6 +65,21 @@ def find_runs(destination: Destination, filter: str = "", newest: int | None = N
         runs += [_facts(run) for run in page]
         if not (token := page.token):
             return runs
+
+
+def children_of(destination: Destination, parent: str, settings_hash: str | None = None) -> list[RunFacts]:
+    """The runs nested under a parent, newest first; with `settings_hash` those of one job."""
+    wanted = f"tags.`mlflow.parentRunId` = '{parent}'"
+    if settings_hash is not None:
+        wanted += f" and tags.`fourstage.settings_hash` = '{settings_hash}'"
+    return find_runs(destination, wanted)
+
+
+def move_to_trash(destination: Destination, run_id: str) -> None:
+    """Delete a run as the UI does: `mlflow runs restore --run-id` brings it back."""
+    client, _ = open_existing(destination)
+    with reporting(destination.uri):
+        client.delete_run(run_id)
 
 
 def run_records(destination: Destination, run_id: str) -> list[SampleRecord]:
@@ -70,6 +91,16 @@ def run_records(destination: Destination, run_id: str) -> list[SampleRecord]:
             raise UserError(f"run {run_id} in {shown(destination.uri)} is {status} and has no records.parquet")
         with TemporaryDirectory() as folder:
             return read_records(Path(client.download_artifacts(run_id, "records.parquet", folder)))
+
+
+def run_samples(destination: Destination, run_id: str) -> list[dict[str, object]]:
+    """The rows of a run's table of samples; none where it left none."""
+    client, _ = open_existing(destination)
+    with reporting(destination.uri), TemporaryDirectory() as folder:
+        if not any(file.path == "samples.json" for file in client.list_artifacts(run_id)):
+            return []
+        table = json.loads(Path(client.download_artifacts(run_id, "samples.json", folder)).read_text(encoding="utf-8"))
+    return [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
 
 
 def _facts(run: Run) -> RunFacts:

@@ -111,14 +111,14 @@ def database_path(uri: str) -> Path | None:
     """The absolute path of an SQLite database; None for other stores."""
     if not uri.startswith(SQLITE):
         return None
-    return Path(uri.removeprefix(SQLITE)).expanduser().absolute()
+    return Path(uri.removeprefix(SQLITE).partition("?")[0]).expanduser().absolute()
 
 
 def resolved_uri(uri: str) -> str:
     """The uri, independent of the working directory. Raises UserError for a kind that mlflow does not keep up."""
     path = database_path(uri)
     if path is not None:
-        return f"{SQLITE}{path}"
+        return f"{SQLITE}{path}?timeout={LOCK_LIMIT_S}"  # other writers take their turn; sqlite's own 5 s are few
     if "://" not in uri or uri.startswith("file:"):
         raise UserError(
             f"tracking uri '{uri}' is a folder; use sqlite:///{uri.rstrip('/')}/mlflow.db or a server's URL"

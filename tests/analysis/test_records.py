@@ -16,6 +16,7 @@ FULL = SampleRecord(
     key="a/b.npy",
     sample_id="7",
     position=3,
+    round=1,
     repeat=1,
     role="sentinel",
     batch_size=2,

@@ -1,0 +1,185 @@
+"""A run on disk: everything that it leaves is here first, and goes to the store from here.
+
+    run.json         what it is: name, params, tags, figures, dataset, status, and whether the store has it
+    journal.jsonl    its records while it goes
+    records.parquet  all of them, when it ended
+    files/           what becomes its artifacts
+
+So a store that is away disturbs no measurement, and a killed process leaves what it had. Left out: sending it
+(`deliver.py`) and measuring (`job.py`).
+
+    folder = RunFolder.begin(path, destination, "eventgpt-bf16", params, tags, traces=16)
+    folder.add_metrics({"load_model_s": 12.3})
+    folder.end("FINISHED")
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from fourstage.stages import UserError
+from fourstage.tracking.store import Destination, resolved_uri
+
+NAME = "run.json"
+OPEN = "RUNNING"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A process that can be told from a later one with its number."""
+
+    host: str
+    pid: int
+    started_unix_s: float
+
+    @classmethod
+    def this(cls) -> Process:
+        import psutil
+
+        return cls(platform.node(), os.getpid(), psutil.Process().create_time())
+
+    @classmethod
+    def parse(cls, text: str) -> Process | None:
+        """From `str(process)`; None where it is no such text."""
+        host, _, rest = text.rpartition(" ")
+        pid, _, started = rest.partition("@")
+        return cls(host, int(pid), float(started)) if host and pid.isdigit() and started else None
+
+    def alive(self) -> bool | None:
+        """Whether it still runs; None where another host would have to be asked."""
+        import psutil
+
+        if self.host != platform.node():
+            return None
+        try:
+            found = psutil.Process(self.pid)
+            same = abs(found.create_time() - self.started_unix_s) < 1
+            return bool(same and found.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.pid}@{self.started_unix_s}"
+
+
+@dataclass(frozen=True)
+class RunState:
+    """What `run.json` holds."""
+
+    token: str  # of this run alone: by it the store's run is found again
+    name: str
+    destination: Destination
+    params: dict[str, Any]
+    tags: dict[str, str]
+    traces: int  # samples that get a trace, at most
+    started_ms: int
+    process: Process
+    run_id: str | None = None  # None: the store has not heard of it
+    dataset: dict[str, Any] | None = None  # name, digest, source, samples
+    metrics: dict[str, float] = field(default_factory=dict)
+    status: str = OPEN  # RUNNING, FINISHED, FAILED, KILLED
+    ended_ms: int | None = None
+    delivered: bool = False
+
+
+class RunFolder:
+    """The folder of one run, and what is known of it."""
+
+    def __init__(self, path: Path, state: RunState):
+        self.path, self.state = path, state
+        self.journal, self.records, self.files = path / "journal.jsonl", path / "records.parquet", path / "files"
+
+    @classmethod
+    def begin(
+        cls,
+        path: Path,
+        destination: Destination,
+        name: str,
+        params: Mapping[str, Any],
+        tags: Mapping[str, str],
+        traces: int,
+        run_id: str | None = None,
+    ) -> RunFolder:
+        """A new run, or with `run_id` one that goes on. Raises OSError where the folder cannot be written."""
+        path.mkdir(parents=True, exist_ok=True)
+        here = replace(destination, uri=resolved_uri(destination.uri), artifacts=_absolute(destination.artifacts))
+        token, process = uuid.uuid4().hex, Process.this()
+        own = {"fourstage.token": token, "fourstage.folder": str(path.absolute()), "fourstage.process": str(process)}
+        now = round(1000 * time.time())
+        folder = cls(path, RunState(token, name, here, dict(params), {**tags, **own}, traces, now, process, run_id))
+        folder._write()
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """A run that was begun. Raises UserError where there is none, or none that this version understands."""
+        try:
+            found = json.loads((path / NAME).read_text(encoding="utf-8"))
+            found["destination"] = Destination(**found["destination"])
+            found["process"] = Process(**found["process"])
+            return cls(path, RunState(**found))
+        except FileNotFoundError as error:
+            raise UserError(f"{path} holds no run: {NAME} is not there") from error
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            known = ", ".join(item.name for item in fields(RunState))
+            raise UserError(f"{path / NAME} cannot be read: {error}; expected {known}") from error
+
+    def change(self, **changes: Any) -> None:
+        """Put these fields into `run.json`, whole or not at all."""
+        self.state = replace(self.state, **changes)
+        self._write()
+
+    def add_tags(self, tags: Mapping[str, str]) -> None:
+        self.change(tags={**self.state.tags, **tags})
+
+    def add_metrics(self, metrics: Mapping[str, float]) -> None:
+        self.change(metrics={**self.state.metrics, **metrics})
+
+    def add_file(self, name: str, content: str | Mapping[str, Any]) -> None:
+        """A file that becomes an artifact; a mapping is written as JSON."""
+        path = self.files / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        text = content if isinstance(content, str) else json.dumps(content, indent=2, default=str)
+        path.write_text(text, encoding="utf-8")
+
+    def end(self, status: str) -> None:
+        """The run is over, as FINISHED, FAILED or KILLED."""
+        self.change(status=status, ended_ms=round(1000 * time.time()))
+
+    def discard(self) -> None:
+        """Forget the run: it was not to be."""
+        (self.path / NAME).unlink(missing_ok=True)
+        self.tidy()
+
+    def tidy(self) -> None:
+        """Remove what the store has; a run that could go on keeps its journal."""
+        shutil.rmtree(self.files, ignore_errors=True)
+        self.records.unlink(missing_ok=True)
+        if self.state.status == "FINISHED":
+            self.journal.unlink(missing_ok=True)
+
+    def _write(self) -> None:
+        making = self.path / f"{NAME}.making"
+        making.write_text(json.dumps(asdict(self.state), indent=1, default=str), encoding="utf-8")
+        making.replace(self.path / NAME)
+
+
+def undelivered(root: Path) -> Iterator[RunFolder]:
+    """The runs below `root` that the store does not have whole, oldest first, also those that still go on."""
+    folders = [RunFolder.open(path.parent) for path in root.rglob(NAME)]
+    yield from sorted((f for f in folders if not f.state.delivered), key=lambda folder: folder.state.started_ms)
+
+
+def _absolute(artifacts: str | None) -> str | None:
+    if artifacts is None or "://" in artifacts:
+        return artifacts
+    return str(Path(artifacts).expanduser().absolute())
