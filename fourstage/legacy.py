@@ -80,6 +80,7 @@ LEAST_TOKEN_S, MOST_TOKEN_S = 0.0005, 5.0
 SAME = 0.001  # two figures that differ by so little are one figure, rounded
 WALL_SHARE = (0.2, 1.02)  # of a benchmark's wall time that its samples can be
 MOST_TOKENS = 1_000_000  # no answer is longer
+MOST_TIME = 1e10  # nor is a stage, which is four months in milliseconds
 DEPTH = 50  # of tables and lists in each other
 END_TOKEN = 2  # `</s>` of LLaMA's tokenizer, which EventGPT, LLaVA-1.5 and Video-LLaVA share
 
@@ -693,7 +694,7 @@ def _seconds(entry: _Entry, key: str | None, expected: str, stage: str, unit: Un
 
 def _value(entry: _Entry, key: str, stage: str) -> float:
     if (number := _number(entry.own[key])) is None:
-        raise _wrong(entry, key, stage, "a number from 0")
+        raise _wrong(entry, key, stage, f"a number from 0 to {MOST_TIME:g}")
     return number
 
 
@@ -722,7 +723,7 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except OverflowError:
         return None
-    return number if math.isfinite(number) and number >= 0 else None
+    return number if 0 <= number <= MOST_TIME else None  # not for NaN either
 
 
 def _errors(file: _File, source: _Source) -> Iterator[_Entry]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -420,6 +421,70 @@ def test_reading_imports_neither_mlflow_nor_torch() -> None:
     code = "import sys, fourstage.legacy, fourstage.ingest; print([m for m in ('mlflow', 'torch') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    0,
+    -1,
+    1.5,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    "0.5",
+    [],
+    {},
+    [[1]],
+    10**30,
+    "\ud800",
+    {"error": "e"},
+]
+ADDED = [
+    "error",
+    "sample",
+    "errors",
+    "results",
+    "config",
+    "stage_6",
+    "x_results",
+    "model",
+    "_stage1_time",
+    "wall_time_s",
+]
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Where something is in a document."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(place for key, part in inner for place in places(part, (*path, key)))]
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_whatever_is_changed_in_a_file_it_is_read_or_refused_in_one_line(seed: int) -> None:
+    draw = random.Random(seed)
+    document = draw.choice(list(LAYOUTS.values()))(3)
+    for _ in range(draw.choice([1, 3, 10])):
+        *path, last = draw.choice([place for place in places(document) if 0 < len(place) < 5])
+        holder = document
+        for key in path:
+            holder = holder[key]
+        if draw.random() < 0.6:
+            holder[last] = draw.choice(ODD)
+        elif draw.random() < 0.5:
+            del holder[last]
+        elif isinstance(holder, dict):
+            holder[draw.choice(ADDED)] = draw.choice(ODD)
+    found: tuple[LegacyRun, ...] = ()
+    message = ""
+    try:
+        found = read_legacy(json.dumps(document), draw.choice(["", "s", "ms"]))
+    except UserError as error:
+        message = str(error)
+    assert bool(found) != bool(message)
+    assert "\n" not in message
+    assert all(check_legacy(run) for run in found)
 
 
 # the real file
