@@ -34,7 +34,7 @@ LISTS = ("token_s", "output_ids", "notes")  # as their lengths
 SECONDS = ("load_s", "preprocess_s", "encode_s", "decode_s", "total_s", "end_to_end_s", "prefill_s", "ttft_s")
 NUMBERS = (
     *SECONDS, "started_unix_s", "text_tokens", "visual_tokens", "output_tokens", "vision_calls", "peak_memory_bytes",
-    "images",
+    "images", "bytes_read",
     "cached_share",
 )  # fmt: skip
 CHUNK = 16384  # records under way at once
@@ -65,6 +65,7 @@ class Columns:
     vision_calls: Floats
     peak_memory_bytes: Floats
     images: Floats
+    bytes_read: Floats
     cached_share: Floats  # of a sample's files, just before `load`
     finish_reason_codes: Codes  # into `finish_reasons`; -1: none
     finish_reasons: tuple[str, ...]

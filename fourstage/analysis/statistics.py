@@ -12,8 +12,9 @@ enough data is infinite: nothing is claimed. Left out: which runs are compared a
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -290,6 +291,41 @@ def paired_interval(
     return difference, _ratio_interval(_sums(other, codes, groups), bottom, n, seed, resamples, level)
 
 
+def ratio_intervals(
+    tops: Floats, bottoms: Floats, n: int, seed: int = 0, resamples: int = 2000, level: float = 0.95
+) -> list[Interval]:
+    """The interval of sum(top) / sum(bottom) for each column of both: [groups, columns], groups drawn whole.
+
+    A mean has the sizes of the groups as bottom. It is the bootstrap-t of `bootstrap_interval` and
+    `paired_interval`, to the same numbers, with one set of draws for all columns. `n` values were summed to
+    the groups. A column whose bottom sums to 0 is NaN and claims nothing.
+    """
+    groups, columns = tops.shape
+    whole = bottoms.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        estimates = np.where(whole != 0, tops.sum(axis=0) / whole, np.nan)
+    if groups == 1:
+        return [Interval(-math.inf, math.inf, float(estimate), level, n) for estimate in estimates]
+    residuals = tops - estimates * bottoms
+    # rounding is no spread: constant values have an interval without width
+    residuals[np.abs(residuals) <= 1e-13 * np.abs(tops)] = 0.0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        errors = np.sqrt(groups / (groups - 1) * (residuals**2).sum(axis=0)) / np.abs(whole)
+    student = _student(groups - 1, level)
+    reach = np.full((2, columns), student)  # in errors, below and above the estimate
+    spread_out = np.flatnonzero(errors > 0)
+    if 5 <= groups <= BOOTSTRAP_LIMIT and len(spread_out):
+        right, left = _t_quantiles(residuals[:, spread_out], bottoms[:, spread_out], student, seed, resamples, level)
+        reach[:, spread_out] = np.maximum(right, 0.0), np.maximum(-left, 0.0)
+    intervals = []
+    for estimate, error, below, above in zip(estimates, errors, *reach, strict=True):
+        low, high = (estimate - below * error, estimate + above * error) if error else (estimate, estimate)
+        if np.isnan(estimate):
+            low, high = -math.inf, math.inf
+        intervals.append(Interval(float(low), float(high), float(estimate), level, n))
+    return intervals
+
+
 def theil_sen(x: Values, y: Values, clusters: Clusters = None, level: float = 0.95) -> Slope:
     """The median of the slopes of all pairs of points, in units of y per unit of x, with Sen's interval.
 
@@ -536,31 +572,37 @@ def _resampled(groups: int, width: int, resamples: int, seed: int) -> Iterator[I
 
 def _ratio_interval(top: Floats, bottom: Floats, n: int, seed: int, resamples: int, level: float) -> Interval:
     """Bootstrap-t of sum(top) / sum(bottom) over groups that are drawn whole; a mean has the sizes as bottom."""
-    groups = len(top)
-    estimate = float(top.sum() / bottom.sum())
-    if groups == 1:
-        return Interval(-math.inf, math.inf, estimate, level, n)
-    residual = top - estimate * bottom
-    # rounding is no spread: constant values have an interval without width
-    residual[np.abs(residual) <= 1e-13 * np.abs(top)] = 0.0
-    error = math.sqrt(groups / (groups - 1) * float((residual**2).sum())) / abs(float(bottom.sum()))
-    if error == 0:
-        return Interval(estimate, estimate, estimate, level, n)
-    student = _student(groups - 1, level)
-    below = above = student
-    if 5 <= groups <= BOOTSTRAP_LIMIT:
-        moments = np.stack([residual, bottom, residual**2, residual * bottom, bottom**2], axis=1)
-        parts = []
-        for drawn in _resampled(groups, groups, resamples, seed):
-            r, m, rr, rm, mm = (drawn @ moments).T
-            with np.errstate(divide="ignore", invalid="ignore"):
-                shift = r / m
-                spread = np.sqrt(groups / (groups - 1) * np.maximum(rr - 2 * shift * rm + shift**2 * mm, 0))
-                parts.append(r / spread * np.sign(m))
-        t = np.clip(np.nan_to_num(np.concatenate(parts), nan=0.0), -WIDEST * student, WIDEST * student)
-        left, right = np.quantile(t, [(1 - level) / 2, (1 + level) / 2])
-        below, above = max(float(right), 0.0), max(-float(left), 0.0)
-    return Interval(estimate - below * error, estimate + above * error, estimate, level, n)
+    return ratio_intervals(top[:, None], bottom[:, None], n, seed, resamples, level)[0]
+
+
+def _t_quantiles(
+    residuals: Floats, bottoms: Floats, student: float, seed: int, resamples: int, level: float
+) -> tuple[Floats, Floats]:
+    """Upper and lower quantile of each column's t over resamples, within WIDEST times Student's. [columns]"""
+    groups, columns = residuals.shape
+    moments = np.concatenate([residuals, bottoms, residuals**2, residuals * bottoms, bottoms**2], axis=1)
+    parts = []
+    for drawn in _draws(groups, resamples, seed):
+        r, m, rr, rm, mm = np.split(drawn @ moments, 5, axis=1)  # [some of the resamples, columns] each
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shift = r / m
+            spread = np.sqrt(groups / (groups - 1) * np.maximum(rr - 2 * shift * rm + shift**2 * mm, 0))
+            parts.append(r / spread * np.sign(m))
+    t = np.clip(np.nan_to_num(np.concatenate(parts), nan=0.0), -WIDEST * student, WIDEST * student)
+    left, right = np.quantile(t, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return right, left
+
+
+def _draws(groups: int, resamples: int, seed: int) -> Iterable[Floats]:
+    """What `_resampled` draws, as floats; kept from call to call where it is small."""
+    if groups * resamples <= CELLS:
+        return (_kept_draws(groups, resamples, seed),)
+    return (drawn.astype(np.float64) for drawn in _resampled(groups, groups, resamples, seed))
+
+
+@lru_cache(maxsize=4)
+def _kept_draws(groups: int, resamples: int, seed: int) -> Floats:
+    return np.concatenate(list(_resampled(groups, groups, resamples, seed))).astype(np.float64)
 
 
 def _enough_for_a_median(groups: int, level: float) -> bool:
