@@ -579,7 +579,7 @@ def _t_quantiles(
     residuals: Floats, bottoms: Floats, student: float, seed: int, resamples: int, level: float
 ) -> tuple[Floats, Floats]:
     """Upper and lower quantile of each column's t over resamples, within WIDEST times Student's. [columns]"""
-    groups, columns = residuals.shape
+    groups = len(residuals)
     moments = np.concatenate([residuals, bottoms, residuals**2, residuals * bottoms, bottoms**2], axis=1)
     parts = []
     for drawn in _draws(groups, resamples, seed):
