@@ -125,7 +125,9 @@ class Row:
         """`1.23x faster`, `125 % more`, `no detectable difference`, `cached in the target`; `unknown` of 0."""
         if self.baseline_cached != self.target_cached:
             return f"cached in the {'target' if self.target_cached else 'baseline'}"
-        if not math.isnan(self.ratio.estimate) and not math.isfinite(self.ratio.high - self.ratio.low):
+        if math.isnan(self.ratio.estimate):
+            return "unknown"
+        if not math.isfinite(self.ratio.high - self.ratio.low):
             return "too few samples to tell"
         if not self.detected and self.ratio.low != self.ratio.high:
             return "no detectable difference"

@@ -301,6 +301,7 @@ def ratio_intervals(
     the groups. A column whose bottom sums to 0 is NaN and claims nothing.
     """
     groups, columns = tops.shape
+    tops, bottoms = np.ascontiguousarray(tops), np.ascontiguousarray(bottoms)  # equal columns have equal sums
     whole = bottoms.sum(axis=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         estimates = np.where(whole != 0, tops.sum(axis=0) / whole, np.nan)

@@ -29,7 +29,9 @@ def in_words(ratio: float, kind: str = "time") -> str:
         return word
     if kind in ("count", "size"):
         return f"{100 * abs(ratio - 1):.0f} % {word}"
-    return f"{max(ratio, 1 / ratio) if ratio > 0 else math.inf:.2f}x {word}"
+    if not 0 < ratio < math.inf:
+        return f"infinitely {word}"
+    return f"{max(ratio, 1 / ratio):.2f}x {word}"
 
 
 def direction(ratio: float, kind: str = "time") -> str:

@@ -23,6 +23,7 @@ from fourstage.analysis.statistics import (
     drift,
     outliers,
     paired_interval,
+    ratio_intervals,
     regression,
     summarise,
     summarise_run,
@@ -276,6 +277,22 @@ def test_what_cannot_have_an_interval_is_refused_with_the_reason() -> None:
 
 
 # pairs
+
+
+def test_many_columns_at_once_have_the_intervals_of_each_alone() -> None:
+    rng = np.random.default_rng(5)
+    before, after = rng.lognormal(0, 0.5, (2, 30, 4))
+    after[:, 1] = before[:, 1]
+    before[:, 2] = 0.0
+    differences = ratio_intervals(after - before, np.ones((30, 4)), 30, seed=3, resamples=300)
+    ratios = ratio_intervals(after, before, 30, seed=3, resamples=300)
+    for column in range(4):
+        difference, ratio = paired_interval(before[:, column], after[:, column], seed=3, resamples=300)
+        for many, one in ((differences[column], difference), (ratios[column], ratio)):
+            values = [many.low, many.high, many.estimate, many.n]
+            assert values == pytest.approx([one.low, one.high, one.estimate, one.n], rel=1e-9, nan_ok=True)
+    assert (ratios[1].low, ratios[1].high) == (1.0, 1.0)
+    assert (ratios[2].low, ratios[2].high) == (-math.inf, math.inf)
 
 
 def test_a_gain_of_3_percent_is_found_in_60_pairs() -> None:
