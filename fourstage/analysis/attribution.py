@@ -220,7 +220,7 @@ def sentence(attribution: Attribution, baseline_name: str, target_name: str) -> 
         for factor in attribution.factors
         if not factor.contribution.contains(0.0) and abs(factor.contribution.estimate) > rounding
     ]
-    if gap.contains(0.0):
+    if gap.contains(0.0) or attribution.ratio.contains(1.0):
         longer = [factor for factor in clear if factor.contribution.estimate > 0]
         shorter = [factor for factor in clear if factor.contribution.estimate < 0]
         inside = ""
@@ -229,7 +229,7 @@ def sentence(attribution: Attribution, baseline_name: str, target_name: str) -> 
             inside = f"; within it {target_name} takes {', and '.join(told)}"
         return (
             f"No detectable difference in total between {target_name} and {baseline_name} {over}: "
-            f"{with_limits(gap)} a sample{inside}."
+            f"{with_limits(gap)} a sample, a ratio of {with_limits(attribution.ratio, '')}{inside}."
         )
     sign = math.copysign(1.0, gap.estimate)
     along = sorted(

@@ -117,8 +117,8 @@ class Row:
 
     @property
     def detected(self) -> bool:
-        """The interval of the ratio excludes 1."""
-        return not self.ratio.contains(1.0)
+        """The intervals of difference and ratio exclude 0 and 1; of very few samples they need not agree."""
+        return not self.difference.contains(0.0) and not self.ratio.contains(1.0)
 
     @property
     def text(self) -> str:

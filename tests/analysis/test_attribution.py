@@ -264,6 +264,18 @@ def test_the_sentence_claims_no_difference_where_the_interval_holds_none() -> No
     assert "gap" not in text
 
 
+def test_the_sentence_claims_nothing_where_the_ratio_may_be_one_though_the_gap_is_told_from_zero() -> None:
+    """Of four samples with unlike totals, as short answers among long ones."""
+    one = [record(key, load=load) for key, load in zip("abcd", (0.1, 0.1, 0.1, 9.0), strict=True)]
+    other = [record(key, load=load) for key, load in zip("abcd", (0.6, 0.7, 0.6, 9.5), strict=True)]
+    found = attributed(one, other)
+    assert not found.gap.contains(0.0)
+    assert found.ratio.contains(1.0)
+    text = sentence(found, "one", "two")
+    assert text.startswith("No detectable difference")
+    assert ", a ratio of 1.2 [" in text
+
+
 def test_the_sentence_tells_what_cancels_out_within_no_difference() -> None:
     records = simulated(3)
     target = [
