@@ -57,9 +57,10 @@ ANY = Range()
 @dataclass(frozen=True)
 class EventGPTSettings:
     name: Literal["eventgpt"]
-    source: Literal["auto", "png", "npy"]
+    source: Literal["auto", "png", "images", "npy", "mp4"]
     event_images: Annotated[int, Range(1, 64)]
     max_span_us: Annotated[int, Range(1)] | None
+    mp4_folder: Literal["event_mp4", "mp4"] = "event_mp4"
 
 
 @dataclass(frozen=True)

@@ -153,6 +153,8 @@ def test_sampled_runs_repeat_with_their_seed_in_any_subset(run: Run, store: Dest
     [
         ("eventgpt", "auto", "png"),
         ("eventgpt", "npy", "npy"),
+        ("eventgpt", "images", "png"),
+        ("eventgpt", "mp4", "mp4"),
         ("videollava", "auto", "mp4"),
         ("videollava", "images", "images"),
     ],

@@ -68,6 +68,11 @@ def inside(root: Path, folder: str, relative: str) -> Path:
     raise SampleError(f"path {relative!r} {fault}; write it relative to {root / folder}, with '/' between its parts")
 
 
+def event_mp4(event_data: str) -> str:
+    """Where, under event_mp4/, the MP4 of a sample's event images lies: `seq/clip.npy` → `seq/clip.mp4`."""
+    return str(PurePosixPath(event_data).with_suffix(".mp4"))
+
+
 def dataset_digest(samples: Sequence[Sample]) -> str:
     """Identify a dataset by 16 hex digits: SHA-256 over its samples and the sizes of their files.
 
@@ -204,6 +209,8 @@ def _kind(value: Any) -> str:
 def _files(sample: Sample) -> list[tuple[str, str]]:
     files = [("event_npy", sample.event_data)] if sample.event_data else []
     files += [("event_image", name) for name in sample.event_image]
+    if sample.event_data and _size(sample.root, "event_mp4", event_mp4(sample.event_data)) is not None:
+        files += [("event_mp4", event_mp4(sample.event_data))]  # few datasets have them
     if sample.video_data:
         files += [("video", sample.video_data)]
     if sample.mp4_data:

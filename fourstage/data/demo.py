@@ -1,7 +1,7 @@
 """The demo dataset: short driving scenes, drawn with numpy from a seed on first use and cached.
 
-It has the layout of real ones: MP4, frames, raw events, event images, and a JSON of questions with reference
-answers that are true of the scene. Left out: photo-realism, sensor noise, refractory time, and any
+It has the layout of real ones: MP4, frames, raw events, event images, an MP4 of those, and a JSON of questions with
+reference answers that are true of the scene. Left out: photo-realism, sensor noise, refractory time, and any
 claim that a score on it says something about the road.
 
     root = make_demo(Path("~/.cache/fourstage").expanduser(), DemoSettings(samples=8, seed=1))
@@ -33,12 +33,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fourstage.data.events import Events, render_events
+from fourstage.data.events import WHITE, Events, render_events
 from fourstage.data.scenes import QUESTIONS, Floats, Renderer, answer, draw_scene
 from fourstage.stages import UserError
 
 JSON_NAME = "EventGPT_Instruction_Subset.json"
-FORMAT_VERSION = 1  # raise it when anything below changes what is drawn or written
+FORMAT_VERSION = 2  # raise it when anything below changes what is drawn or written
 EVENT_WINDOW_US = 90_000
 EVENT_STEP_US = 5_000  # the scene is drawn at 200 Hz for the events
 CONTRAST = 0.2  # nominal change of log intensity that makes an event
@@ -166,7 +166,7 @@ def _write_sample(root: Path, settings: DemoSettings, index: int) -> dict[str, A
     scene = draw_scene(settings.seed, index)
     renderer = Renderer(scene, settings.width, settings.height)
     sequence, clip = f"demo_{scene.time}_{index // 2:02d}", "000000"
-    for folder in ("mp4", "event_npy", "event_image", f"video/{sequence}"):
+    for folder in ("mp4", "event_npy", "event_image", "event_mp4", f"video/{sequence}"):
         (root / folder / (clip if folder.startswith("video") else sequence)).mkdir(parents=True)
 
     frames = (_to_uint8(renderer.frame(i / settings.fps)) for i in range(settings.frames))
@@ -176,9 +176,11 @@ def _write_sample(root: Path, settings: DemoSettings, index: int) -> dict[str, A
     fields = {"x": events.x, "y": events.y, "t": events.t, "p": events.p}
     np.save(root / "event_npy" / sequence / f"{clip}.npy", np.array(fields, dtype=object), allow_pickle=True)
     names = []
-    for i, image in enumerate(render_events(events, images=5)):
+    rendered = render_events(events, images=5)
+    for i, image in enumerate(rendered):
         names.append(f"{sequence}/{clip}_{i}.png")
         Image.fromarray(image).save(root / "event_image" / names[-1])
+    _write_event_video(rendered, root / "event_mp4" / sequence / f"{clip}.mp4", settings)
 
     question = QUESTIONS[index % len(QUESTIONS)]
     return {
@@ -196,6 +198,21 @@ def _write_sample(root: Path, settings: DemoSettings, index: int) -> dict[str, A
     }
 
 
+def _write_event_video(images: Sequence[NDArray[np.uint8]], mp4: Path, settings: DemoSettings) -> None:
+    """The event images as frames of one size, without loss but for the rounding of YUV: a pixel without an event stays
+    white, one with it keeps its colour, and edges stay sharp."""
+    import av
+
+    with av.open(str(mp4), "w") as container:
+        stream = container.add_stream("libx264", rate=settings.fps, options={"crf": "0", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = settings.width, settings.height, "yuv444p"
+        for image in images:
+            canvas = np.full((settings.height, settings.width, 3), WHITE, np.uint8)
+            canvas[: image.shape[0], : image.shape[1]] = image
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
+        container.mux(stream.encode(None))
+
+
 def _write_video(frames: Iterable[NDArray[np.uint8]], mp4: Path, folder: Path, settings: DemoSettings) -> None:
     import av
     from PIL import Image
@@ -204,7 +221,7 @@ def _write_video(frames: Iterable[NDArray[np.uint8]], mp4: Path, folder: Path, s
         stream = container.add_stream("libx264", rate=settings.fps, options={"crf": "28", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = settings.width, settings.height, "yuv420p"
         for number, frame in enumerate(frames):
-            Image.fromarray(frame).save(folder / f"{number:06d}.jpg", quality=90)
+            Image.fromarray(frame).save(folder / f"{number:06d}.png", compress_level=1)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
 

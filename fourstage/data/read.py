@@ -3,7 +3,7 @@
 Which source was read is on the record. What an entry names and the disk lacks is an error: no other source
 is tried in its place.
 
-    media = read_event_images(sample)  # five images, media.source == "png" or "npy"
+    media = read_event_images(sample)  # five images, media.source == "png", "npy" or "mp4"
     media = read_video_frames(sample, frames=8, rule="linspace")
     event_files(sample), video_files(sample)  # the files behind them, unread
 """
@@ -12,25 +12,33 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fourstage.data.dataset import inside
+from fourstage.data.dataset import event_mp4, inside
 from fourstage.data.events import read_events, render_events
 from fourstage.data.images import SUFFIXES, list_images, read_image
 from fourstage.data.video import frame_indices, read_video
 from fourstage.stages import Media, Sample, SampleError, UserError
 
-EVENT_SOURCES = ("auto", "png", "npy")
+EVENT_SOURCES = ("auto", "png", "images", "npy", "mp4")
 VIDEO_SOURCES = ("auto", "mp4", "images")
 
 
 def read_event_images(
-    sample: Sample, source: str = "auto", images: int = 5, max_span_us: int | None = 100_000
+    sample: Sample,
+    source: str = "auto",
+    images: int = 5,
+    max_span_us: int | None = 100_000,
+    mp4_folder: str = "event_mp4",
 ) -> Media:
-    """Read a sample's event images: its PNGs, or its raw events rendered to `images` pictures.
+    """Read a sample's event images: its PNGs, its raw events rendered to `images` pictures, or `images` frames, evenly
+    spread, of an MP4 of event images.
 
-    `auto` takes the PNGs where the entry lists any, else the raw events. All PNGs listed are read; a count other
-    than `images` is noted. `max_span_us` is the limit of `render_events` in microseconds. Raises SampleError.
+    `auto` takes the PNGs where the entry lists any, else the raw events; `images` is another word for `png`, which
+    Video-LLaVA's sources know too. All PNGs listed are read; a count other than `images` is noted. `max_span_us` is the
+    limit of `render_events` in microseconds. Raises SampleError.
     """
-    chosen, paths = _choose_events(sample, source)
+    chosen, paths = _choose_events(sample, source, mp4_folder)
+    if chosen == "mp4":
+        return _mp4_frames(paths[0], images, "linspace")
     return _event_pngs(paths, images) if chosen == "png" else _rendered_events(paths[0], images, max_span_us)
 
 
@@ -44,13 +52,13 @@ def read_video_frames(sample: Sample, source: str = "auto", frames: int = 8, rul
     return _mp4_frames(path, frames, rule) if chosen == "mp4" else _folder_frames(path, frames, rule)
 
 
-def event_files(sample: Sample, source: str = "auto") -> list[Path]:
+def event_files(sample: Sample, source: str = "auto", mp4_folder: str = "event_mp4") -> list[Path]:
     """List the files that `read_event_images` reads, each once, without opening them.
 
     A file that the entry names and the disk lacks is in the list: to say so is for whoever reads it. Raises
     SampleError and UserError as `read_event_images` does for the choice of source.
     """
-    return list(dict.fromkeys(_choose_events(sample, source)[1]))
+    return list(dict.fromkeys(_choose_events(sample, source, mp4_folder)[1]))
 
 
 def video_files(sample: Sample, source: str = "auto", frames: int = 8, rule: str = "linspace") -> list[Path]:
@@ -68,9 +76,12 @@ def video_files(sample: Sample, source: str = "auto", frames: int = 8, rule: str
 
 
 def read_event_file(path: Path, images: int = 5, max_span_us: int | None = 100_000) -> Media:
-    """Event images from one place outside a dataset: raw events (.npy, .npz), a picture, or a folder of pictures."""
+    """Event images from one place outside a dataset: raw events (.npy, .npz), an MP4 of event images, a
+    picture, or a folder of pictures."""
     if path.is_dir():
         return _event_pngs(list_images(path), images)
+    if path.suffix.lower() == ".mp4":
+        return _mp4_frames(path, images, "linspace")
     if path.suffix.lower() in SUFFIXES:
         return _event_pngs([path], images)
     return _rendered_events(path, images, max_span_us)
@@ -81,19 +92,39 @@ def read_video_file(path: Path, frames: int = 8, rule: str = "linspace") -> Medi
     return _folder_frames(path, frames, rule) if path.is_dir() else _mp4_frames(path, frames, rule)
 
 
-def _choose_events(sample: Sample, source: str) -> tuple[str, list[Path]]:
-    """The source that is read, "png" or "npy", and its files."""
+def _choose_events(sample: Sample, source: str, mp4_folder: str) -> tuple[str, list[Path]]:
+    """The source that is read, "png", "npy" or "mp4", and its files."""
     if source not in EVENT_SOURCES:
         raise UserError(f"unknown event source {source!r}; expected one of {', '.join(EVENT_SOURCES)}")
+    if source == "mp4":
+        return "mp4", [_event_mp4(sample, mp4_folder)]
     if not sample.event_image and not sample.event_data:
         raise SampleError(f"sample {sample.key!r} has no event data: its entry has neither event_image nor event_data")
-    if source == "png" or (source == "auto" and sample.event_image):
+    if source in ("png", "images") or (source == "auto" and sample.event_image):
         if not sample.event_image:
             raise SampleError(f"sample {sample.key!r} lists no event_image; read its raw events instead (source npy)")
         return "png", [inside(sample.root, "event_image", name) for name in sample.event_image]
     if not sample.event_data:
         raise SampleError(f"sample {sample.key!r} has no event_data; read its PNGs instead (source png)")
     return "npy", [inside(sample.root, "event_npy", sample.event_data)]
+
+
+def _event_mp4(sample: Sample, folder: str) -> Path:
+    """The sample's MP4 of event images: event_mp4/<stem of event_data>.mp4, or among those of mp4/ if asked for, which
+    in most datasets are the camera's. Raises SampleError where it is not there."""
+    if folder == "mp4":
+        if not sample.mp4_data and not sample.video_data:
+            raise SampleError(f"sample {sample.key!r} has no MP4: its entry has neither mp4_data nor video_data")
+        return _mp4_path(sample)
+    if not sample.event_data:
+        raise SampleError(f"sample {sample.key!r} has no event_data, whose stem names an MP4 in {folder}/")
+    path = inside(sample.root, folder, event_mp4(sample.event_data))
+    if not path.is_file():
+        raise SampleError(
+            f"{path} does not exist: encode the sample's event images as an MP4 there, or set model.mp4_folder=mp4 "
+            "if the clips in mp4/ are of event images"
+        )
+    return path
 
 
 def _choose_video(sample: Sample, source: str) -> tuple[str, Path]:

@@ -96,12 +96,13 @@ class EventGPTPipeline(StagedPipeline):
         return self.model.language_model
 
     def load(self, sample: Sample) -> Media:
+        settings = self.settings
         return read_event_images(
-            sample, self.settings.source, images=self.settings.event_images, max_span_us=self.settings.max_span_us
+            sample, settings.source, settings.event_images, settings.max_span_us, settings.mp4_folder
         )
 
     def files(self, sample: Sample) -> list[Path]:
-        return event_files(sample, self.settings.source)
+        return event_files(sample, self.settings.source, self.settings.mp4_folder)
 
     def load_file(self, path: Path) -> Media:
         return read_event_file(path, self.settings.event_images, self.settings.max_span_us)

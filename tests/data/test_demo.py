@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fourstage.data.dataset import read_dataset
 from fourstage.data.demo import JSON_NAME, DemoSettings, make_demo, simulate_events
 from fourstage.data.events import read_events, render_events
+from fourstage.data.read import read_event_images
 from fourstage.data.scenes import BENDS, QUESTIONS, SIGNS, answer, draw_scene
 from fourstage.stages import UserError
 
@@ -51,7 +53,7 @@ def test_another_seed_gives_other_events_and_another_folder(root: Path, tmp_path
     other = make_demo(tmp_path, DemoSettings(**{**vars(SMALL), "seed": 4}))
     assert other.name != root.name
     ours, theirs = contents(root), contents(other)
-    assert all(ours[name] != theirs[name] for name in ours if name.endswith((".npy", ".jpg", ".json")))
+    assert all(ours[name] != theirs[name] for name in ours if name.endswith((".npy", ".png", ".json")))
 
 
 def test_a_larger_dataset_extends_a_smaller_one(root: Path, tmp_path: Path) -> None:
@@ -86,11 +88,11 @@ def test_the_video_has_the_size_rate_and_frames_that_were_asked(root: Path) -> N
         assert len(frames) == SMALL.frames == 3
         assert frames[0].shape == (SMALL.height, SMALL.width, 3)
         images = sorted((root / "video" / entry["video_data"]).iterdir())
-        assert [path.name for path in images] == ["000000.jpg", "000001.jpg", "000002.jpg"]
+        assert [path.name for path in images] == ["000000.png", "000001.png", "000002.png"]
         for path, frame in zip(images, frames, strict=True):
             with Image.open(path) as image:
                 difference = np.abs(np.asarray(image).astype(int) - frame)
-            assert difference.mean() < 12  # the same picture, twice compressed
+            assert difference.mean() < 12  # the same picture, compressed
 
 
 @pytest.mark.parametrize(("seconds", "fps", "frames"), [(0.5, 20, 10), (0.1, 30, 3), (1.0, 7, 7)])
@@ -126,6 +128,18 @@ def test_event_images_are_a_rendering_of_the_events(root: Path) -> None:
         for name, fresh in zip(entry["event_image"], rendered, strict=True):
             with Image.open(root / "event_image" / name) as image:
                 assert np.array_equal(np.asarray(image), fresh)
+
+
+def test_the_mp4_of_event_images_shows_the_same_images(root: Path) -> None:
+    for sample in read_dataset(root, JSON_NAME):
+        png, mp4 = read_event_images(sample, "png"), read_event_images(sample, "mp4")
+        assert (mp4.source, mp4.indices, mp4.clip_length, mp4.notes) == ("mp4", (0, 1, 2, 3, 4), 5, ())
+        for image, frame in zip(png.images, mp4.images, strict=True):
+            height, width = image.shape[:2]
+            assert frame.shape == (SMALL.height, SMALL.width, 3)
+            assert np.abs(frame[:height, :width].astype(int) - image).max() <= 2  # the rounding of YUV
+            assert frame[height:].min(initial=255) >= 253  # no event there: white
+            assert frame[:, width:].min(initial=255) >= 253
 
 
 def bar(left: int, width: int = 10) -> np.ndarray[Any, Any]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from fourstage.data.dataset import read_dataset
-from fourstage.data.read import event_files, read_event_images, read_video_frames, video_files
+from fourstage.data.read import event_files, read_event_file, read_event_images, read_video_frames, video_files
 from fourstage.stages import Sample, SampleError, UserError
 
 MakeMp4 = Callable[..., Path]
@@ -119,8 +119,8 @@ def test_a_sample_without_video_says_so(tmp_path: Path) -> None:
 
 
 def test_unknown_sources_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown event source 'mp4'; expected one of auto, png, npy"):
-        read_event_images(a_sample(tmp_path, event_data="a.npy"), source="mp4")
+    with pytest.raises(UserError, match="unknown event source 'jpg'; expected one of auto, png, images, npy, mp4"):
+        read_event_images(a_sample(tmp_path, event_data="a.npy"), source="jpg")
     with pytest.raises(UserError, match="unknown video source 'png'; expected one of auto, mp4, images"):
         read_video_frames(a_sample(tmp_path, video_data="a"), source="png")
 
@@ -206,6 +206,37 @@ def test_the_files_of_a_clip_are_those_that_are_read(tmp_path: Path, make_mp4: M
         assert sum(path.stat().st_size for path in files) == size
 
 
+def test_images_is_another_word_for_the_pngs(tmp_path: Path) -> None:
+    make_images(tmp_path / "event_image", FIVE)
+    sample = a_sample(tmp_path, event_image=tuple(FIVE), event_data="a.npy")
+    assert read_event_images(sample, "images").source == "png"
+    assert event_files(sample, "images") == event_files(sample, "png")
+    with pytest.raises(SampleError, match="lists no event_image"):
+        read_event_images(a_sample(tmp_path, event_data="a.npy"), "images")
+
+
+def test_event_images_come_evenly_from_an_mp4_of_them(tmp_path: Path, make_mp4: MakeMp4) -> None:
+    mp4 = make_mp4(tmp_path / "event_mp4/seq/a.mp4", 21)
+    sample = a_sample(tmp_path, event_data="seq/a.npy", mp4_data="camera.mp4")
+    media = read_event_images(sample, "mp4")
+    assert (media.source, media.indices, media.clip_length) == ("mp4", (0, 5, 10, 15, 20), 21)
+    assert media.bytes_read == mp4.stat().st_size
+    assert event_files(sample, "mp4") == [mp4]
+    assert read_event_file(mp4, 3).indices == (0, 10, 20)
+    assert read_event_images(sample, "mp4", images=24).notes == ("21 frames repeated to 24",)
+
+
+def test_the_cameras_mp4_is_read_as_event_images_only_where_that_is_asked_for(
+    tmp_path: Path, make_mp4: MakeMp4
+) -> None:
+    mp4 = make_mp4(tmp_path / "mp4/a.mp4", 5)
+    sample = a_sample(tmp_path, event_data="a.npy", video_data="a")
+    with pytest.raises(SampleError, match=r"event_mp4/a\.mp4 does not exist: encode .* or set model\.mp4_folder=mp4"):
+        read_event_images(sample, "mp4")
+    assert read_event_images(sample, "mp4", mp4_folder="mp4").clip_length == 5
+    assert event_files(sample, "mp4", "mp4") == [mp4]
+
+
 def test_files_are_listed_without_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make_images(tmp_path / "video/a", ["0.png"])
     monkeypatch.setattr(Path, "open", None)
@@ -223,6 +254,10 @@ def test_files_are_listed_without_being_opened(tmp_path: Path, monkeypatch: pyte
         ({"event_image": ("a.png",)}, {"source": "npy"}),
         ({"event_data": "../a.npy"}, {}),
         ({"event_data": "a.npy"}, {"source": "mp4"}),
+        ({"event_image": ("a.png",)}, {"source": "mp4"}),
+        ({"event_data": "../a.npy"}, {"source": "mp4"}),
+        ({"event_data": "a.npy"}, {"source": "mp4", "mp4_folder": "mp4"}),
+        ({"event_data": "a.npy"}, {"source": "jpeg"}),
     ],
 )
 def test_event_files_fail_as_reading_fails(tmp_path: Path, fields: Any, arguments: Any) -> None:
