@@ -71,6 +71,7 @@ class Expected:
     context: int  # rows of the model
     io: str = "as_is"  # what the page cache was to hold: "cold", "warm"
     target_half_width: float | None = None  # of the mean total, as a share
+    cached_stages: tuple[str, ...] = ()  # that the run's cache was to serve
 
 
 @dataclass(frozen=True)
@@ -335,15 +336,19 @@ def no_drift(evidence: Evidence) -> Check:
 
 
 def no_caching(evidence: Evidence) -> Check:
+    """Nothing is kept between samples but what the run was asked to keep."""
     sentence = "a repeated sample costs what a fresh one costs"
     if evidence.audits is None:
         return _not_possible("no_caching", sentence, evidence.no_audits)
-    ratios = evidence.audits.repeat_against_perturbed
+    asked = evidence.expected.cached_stages
+    found = evidence.audits.repeat_against_perturbed
+    ratios = {stage: ratio for stage, ratio in found.items() if stage not in asked}
     if not ratios:
         return _not_possible("no_caching", sentence, "no sample could be repeated")
     stage, ratio = min(ratios.items(), key=lambda item: item[1].high)
     verdict: Verdict = "pass" if ratio.high >= CACHING_LIMIT else "fail"
     detail = f"{stage}: [{ratio.low:.2f}, {ratio.high:.2f}] of a fresh copy's time"
+    detail += f"; {' and '.join(asked)} cached, as asked" if asked else ""
     return Check("no_caching", sentence, verdict, ratio.estimate, CACHING_LIMIT, detail)
 
 
@@ -380,12 +385,17 @@ def config_used(evidence: Evidence) -> Check:
     sources: tuple[str | None, ...] = (*done.sources, None)  # none: -1, the last
     asked = np.array([source in expected.sources for source in sources])
     tokens, images = done.output_tokens, done.images
+    served = len(expected.cached_stages)
     fixed = expected.stop == "fixed"
     faults = [
         _Faults(~asked[done.source_codes], lambda i: f"{_key(done, i)}: read from {sources[done.source_codes[i]]}"),
         _Faults(
             (images != expected.images) & ~done.noted,
             lambda i: f"{_key(done, i)}: {_count(images[i])} images, {expected.images} asked for",
+        ),
+        _Faults(
+            done.cached != served,
+            lambda i: f"{_key(done, i)}: {done.cached[i]} stages served from the cache, {served} asked for",
         ),
         _Faults(done.batch_size > expected.batch_size, lambda i: f"{_key(done, i)}: batch of {done.batch_size[i]}"),
         _Faults(tokens > expected.max_new_tokens, lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens"),
@@ -401,7 +411,7 @@ def config_used(evidence: Evidence) -> Check:
 
 
 def io_held(evidence: Evidence) -> Check:
-    """Cold files were cold, warm ones warm, just before they were read."""
+    """Cold files were cold, warm ones warm, just before they were read: by `load`, or into the run's cache."""
     sentence = "the page cache held what the protocol asked for"
     asked, done = evidence.expected.io, evidence.done
     if not len(done):
@@ -409,6 +419,8 @@ def io_held(evidence: Evidence) -> Check:
     if asked == "as_is":
         return Check("io_held", sentence, "pass", "as_is: nothing asked for", None)
     share = done.cached_share
+    if evidence.expected.cached_stages:
+        sentence += " when the cache was filled"
     if np.isnan(share).any():
         return _not_possible("io_held", sentence, "this system, or this dataset's owner, does not let it be read")
     wrong = share > COLD_LIMIT if asked == "cold" else share < 1 - COLD_LIMIT

@@ -179,9 +179,15 @@ class Config:
     seed: Annotated[int, Range(0, MOST)]
     device: str
     batch_size: Annotated[int, Range(1, 1024)]
+    cache: Literal["none", "frames", "tensors"]
     run_name: str | None
     sweep: SweepSettings
     objective: str
+
+    @property
+    def cached_stages(self) -> tuple[str, ...]:
+        """The stages that are to be served from the run's cache."""
+        return {"none": (), "frames": ("load",), "tensors": ("load", "preprocess")}[self.cache]
 
     @property
     def sampling(self) -> Sampling:

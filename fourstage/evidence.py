@@ -15,6 +15,7 @@ from typing import Any
 from fourstage.analysis.roofline import Peaks, Shares, run_shares
 from fourstage.analysis.statistics import tpot_over_context
 from fourstage.audits import Audits, run_audits
+from fourstage.cache import uncached
 from fourstage.checks import Evidence, Expected
 from fourstage.config import Config, EventGPTSettings
 from fourstage.measure import Planned
@@ -49,12 +50,14 @@ def expected(config: Config, pipeline: StagedPipeline) -> Expected:
     model = config.model
     if isinstance(model, EventGPTSettings):
         images, sources = model.event_images, ("png", "npy")
+        asked: str = "png" if model.source == "images" else model.source
     else:
         images, sources = model.frames, ("mp4", "images")
+        asked = model.source
     return Expected(
         precision=config.precision,
         dtype=pipeline.facts.dtype,
-        sources=sources if model.source == "auto" else (model.source,),
+        sources=sources if asked == "auto" else (asked,),
         images=images,
         batch_size=config.batch_size,
         max_new_tokens=config.max_new_tokens,
@@ -63,6 +66,7 @@ def expected(config: Config, pipeline: StagedPipeline) -> Expected:
         context=pipeline.facts.context,
         io=config.protocol.io,
         target_half_width=config.protocol.target_half_width,
+        cached_stages=config.cached_stages,
     )
 
 
@@ -72,7 +76,7 @@ def device_shares(config: Config, pipeline: StagedPipeline, evidence: Evidence) 
     Where a sample seems faster than they allow, they are measured once more and the higher ones hold: a peak that
     was taken on a busy machine is too low.
     """
-    device, shapes = pipeline.facts.device, model_shapes(pipeline)
+    device, shapes = pipeline.facts.device, model_shapes(uncached(pipeline))
 
     def against(peaks: Peaks) -> Shares:
         return run_shares(evidence.columns, evidence.sampled, shapes, peaks, config.precision, beams=config.num_beams)

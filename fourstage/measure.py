@@ -22,6 +22,7 @@ from typing import Protocol
 
 from fourstage.stages import (
     STAGES,
+    Fill,
     Generation,
     MeasurementError,
     Media,
@@ -280,7 +281,8 @@ def measure_batch(
     except Exception as error:  # whatever a stage raises belongs to the sample, and is told on its record
         timing.tell(error)
         failed = [
-            _failure(item, watch, started, error, len(batch), share) for item, share in zip(batch, cached, strict=True)
+            _failure(item, watch, started, error, len(batch), share, read)
+            for item, share, read in zip(batch, cached, [*media, *[None] * (len(batch) - len(media))], strict=True)
         ]
         return failed if len(batch) == 1 else _apart(pipeline, batch, sampling, timing, failed)
     shared = _Batch(
@@ -326,7 +328,7 @@ def _record(
     steps = [later - earlier for earlier, later in zip(watch.token_at, watch.token_at[1:], strict=False)]
     tokens = len(generation.token_ids[i])
     return replace(
-        _begun(item, watch, batch.started_unix_s, size, batch.seed, cached_share),
+        _begun(item, watch, batch.started_unix_s, size, batch.seed, cached_share, media.fill),
         source=media.source,
         images=len(media.images),
         image_indices=media.indices,
@@ -355,7 +357,13 @@ def _record(
 
 
 def _begun(
-    item: Planned, watch: Stopwatch, started: float, size: int, seed: int, cached_share: float | None
+    item: Planned,
+    watch: Stopwatch,
+    started: float,
+    size: int,
+    seed: int,
+    cached_share: float | None,
+    fill: Fill | None,
 ) -> SampleRecord:
     """What every record has, whatever became of the sample: who it is, and a share of each stage that was passed."""
     return SampleRecord(
@@ -368,7 +376,9 @@ def _begun(
         batch_size=size,
         seed=seed,
         started_unix_s=started,
-        cached_share=cached_share,
+        cached_share=fill.cached_share if fill else cached_share,
+        cached_stages=fill.stages if fill else (),
+        cache_fill_s=fill.seconds if fill else None,
         load_s=watch.share("load", size),
         preprocess_s=watch.share("preprocess", size),
         encode_s=watch.share("encode", size),
@@ -385,12 +395,18 @@ def _held_down(gpu: GpuReading | None) -> tuple[str, ...]:
 
 
 def _failure(
-    item: Planned, watch: Stopwatch, started: float, error: Exception, size: int, cached_share: float | None
+    item: Planned,
+    watch: Stopwatch,
+    started: float,
+    error: Exception,
+    size: int,
+    cached_share: float | None,
+    media: Media | None,
 ) -> SampleRecord:
     """The record of a sample that failed: the stages it passed, where it fell and why."""
     message = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
     return replace(
-        _begun(item, watch, started, size, item.seed, cached_share),
+        _begun(item, watch, started, size, item.seed, cached_share, media.fill if media else None),
         error=message,
         error_stage=watch.current,
     )
@@ -403,13 +419,14 @@ def _apart(
     faulty: dict[int, SampleRecord] = {}
     for item in batch:
         watch = timing.stopwatch()
+        media: Media | None = None
         try:
             with watch.stage("load"):
                 media = pipeline.load(item.sample)
             with watch.stage("preprocess"):
                 pipeline.preprocess([media], [item.question])
         except Exception as error:
-            faulty[item.position] = _failure(item, watch, timing.wall_clock(), error, 1, None)
+            faulty[item.position] = _failure(item, watch, timing.wall_clock(), error, 1, None, media)
     healthy = [item for item in batch if item.position not in faulty]
     if not faulty:  # the fault is the batch's own, such as its size
         return failed

@@ -121,6 +121,28 @@ def table_cells(columns: Columns, choose: Callable[[Any], float]) -> list[str]:
     return cells
 
 
+def heading(column: str, cached: Sequence[str]) -> str:
+    """A column's name, and that its figure is not that of work done where stages came from the cache."""
+    if column in cached:
+        return f"{column}\ncached"
+    return f"{column}\nwithout fill" if cached and column in ("total", "TTFT") else column
+
+
+def fill_line(columns: Columns) -> str:
+    """What was cached, and what filling it took; nothing for a run without a cache."""
+    done = columns.done
+    if not (stages := done.cached_stages):
+        return ""
+    filled = done.where(~np.isnan(done.cache_fill_s))
+    _, first = np.unique(filled.key_codes, return_index=True)  # repeats share one filling
+    seconds = filled.cache_fill_s[first]
+    what = " and ".join(stages) + (" (images; text is tokenised each time)" if "preprocess" in stages else "")
+    return (
+        f"[yellow]cached[/yellow] {what}: filling took {milliseconds(float(np.median(seconds)))} a sample (median), "
+        f"{milliseconds(float(seconds.sum()))} in all, before the measurement"
+    )
+
+
 def interval_cells(columns: Columns) -> list[str]:
     """The 95 % interval of each column's median; a dash where n is too small for one.
 
@@ -168,7 +190,7 @@ def print_run(
         table = Table(box=box.SIMPLE_HEAD, title=f"{escape(name)}   n={done}", title_justify="left")
         table.add_column("", no_wrap=True)
         for column in COLUMNS:
-            table.add_column(column, justify="right", no_wrap=True)
+            table.add_column(heading(column, columns.cached_stages), justify="right", no_wrap=True)
         for label, choose in (("median", np.median), ("least", np.min), ("most", np.max)):
             table.add_row(label, *table_cells(columns, choose))
             if label == "median" and "-" not in (cells := interval_cells(columns))[:4]:
@@ -180,6 +202,8 @@ def print_run(
                 *(f"{reached[found[0]]:.2g} {found[1]}" if found and found[0] in reached else "" for found in shares),
             )
         screen.print(table)
+        if line := fill_line(columns):
+            screen.print(line)
     faulty = (record for record in file if record.role == "sample" and not record.ok)
     for record in islice(faulty, MOST_FAULTS if file.failed else 0):
         screen.print(f"[red]failed[/red] {escape(record.key)} in {record.error_stage}: {escape(record.error or '')}")

@@ -54,6 +54,15 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Fill:
+    """How a sample came into the cache, before the measurement (`cache.py`)."""
+
+    stages: tuple[str, ...]  # that the cache serves: "load", or "load" and "preprocess" (its images, not its text)
+    seconds: float  # of these stages, once, to fill it
+    cached_share: float | None  # of the sample's files, in the page cache just before
+
+
+@dataclass(frozen=True)
 class Media:
     """What `load` read: uint8 images in host memory, and the facts of how they were read."""
 
@@ -63,6 +72,7 @@ class Media:
     clip_length: int  # images or frames that the clip has
     bytes_read: int  # size of the files behind it
     notes: tuple[str, ...] = ()  # what a reader of the record should know, e.g. repeated frames
+    fill: Fill | None = None  # where they came from the cache
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,9 @@ class SampleRecord:
     batch_size: int = 1
     seed: int = 0
     started_unix_s: float = 0.0  # wall clock at the start of `load`
-    cached_share: float | None = None  # of the sample's files, in the page cache just before `load`
+    cached_share: float | None = None  # of the sample's files, in the page cache just before they were read
+    cached_stages: tuple[str, ...] = ()  # that were served from the run's own cache: their times are the cache's
+    cache_fill_s: float | None = None  # what filling it with this sample took, before the measurement
     source: str | None = None
     images: int | None = None
     image_indices: tuple[int, ...] = ()  # which of the clip they were

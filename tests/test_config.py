@@ -54,6 +54,7 @@ def test_greedy_makes_any_model_deterministic_and_a_temperature_still_wins() -> 
         ("max_new_tokens=0", "max_new_tokens=0: expected a whole number from 1"),
         ("max_new_tokens=1.5", "max_new_tokens=1.5: expected a whole number"),
         ("top_p=0", "top_p=0: expected a number above 0 up to 1"),
+        ("cache=frame", "cache='frame': did you mean 'frames'? (there are none, frames, tensors)"),
         ("seed=null", "seed=null: expected a whole number"),
         ("model=null", "unknown model None"),
         ("temperature=0,0.2", "gives several values: add -m"),
@@ -134,6 +135,7 @@ def test_identity_ignores_where_a_run_is_tracked_and_sees_everything_else() -> N
     assert settings.identity(composed("tracking.experiment=other", "run_name=x")) == base
     assert settings.identity(composed("seed=1")) != base
     assert settings.identity(composed("temperature=0.61")) != base
+    assert settings.identity(composed("cache=frames")) != base
 
 
 def test_flat_names_are_those_of_the_command_line() -> None:

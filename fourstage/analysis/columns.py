@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fourstage.analysis.records import pieces
-from fourstage.stages import SampleRecord
+from fourstage.stages import STAGES, SampleRecord
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,12 +30,11 @@ Codes = NDArray[np.int32]
 # fields of SampleRecord as they are; a number that may be missing is a float, so that it can be NaN
 COUNTS = ("position", "repeat", "batch_size")
 NAMES = ("key", "finish_reason", "source")  # as codes
-LISTS = ("token_s", "output_ids", "notes")  # as their lengths
+LISTS = ("token_s", "output_ids", "notes", "cached_stages")  # as their lengths
 SECONDS = ("load_s", "preprocess_s", "encode_s", "decode_s", "total_s", "end_to_end_s", "prefill_s", "ttft_s")
 NUMBERS = (
     *SECONDS, "started_unix_s", "text_tokens", "visual_tokens", "output_tokens", "vision_calls", "peak_memory_bytes",
-    "images", "bytes_read",
-    "cached_share",
+    "images", "bytes_read", "cached_share", "cache_fill_s",
 )  # fmt: skip
 CHUNK = 16384  # records under way at once
 
@@ -66,7 +65,8 @@ class Columns:
     peak_memory_bytes: Floats
     images: Floats
     bytes_read: Floats
-    cached_share: Floats  # of a sample's files, just before `load`
+    cached_share: Floats  # of a sample's files, just before they were read
+    cache_fill_s: Floats
     finish_reason_codes: Codes  # into `finish_reasons`; -1: none
     finish_reasons: tuple[str, ...]
     source_codes: Codes  # into `sources`; -1: none
@@ -74,6 +74,7 @@ class Columns:
     ok: NDArray[np.bool_]
     is_sample: NDArray[np.bool_]  # by its role; else a sentinel
     noted: NDArray[np.bool_]  # the record has notes
+    cached: Ints  # stages, from `load` on, that were served from the run's cache: len(cached_stages)
     ids: Ints  # len(output_ids)
     steps: Ints  # decode steps that were timed: len(token_s)
     token_sum_s: Floats  # their sum; 0.0 where there was none
@@ -106,6 +107,11 @@ class Columns:
     @property
     def input_tokens(self) -> Floats:
         return self.text_tokens + self.visual_tokens
+
+    @property
+    def cached_stages(self) -> tuple[str, ...]:
+        """The stages that were served from the run's cache for any of the records."""
+        return STAGES[: int(self.cached.max(initial=0))]
 
     @property
     def calls(self) -> Ints:
@@ -167,6 +173,7 @@ def _chunk(columns: dict[str, Any], token_s: Floats) -> _Chunk:
     chunk |= {f"{name}_codes": array(name, np.int32) for name in NAMES}
     chunk |= {name: array(name, np.bool_) for name in ("ok", "is_sample")}
     chunk |= {"noted": array("notes", np.int64) > 0, "ids": array("output_ids", np.int64)}
+    chunk["cached"] = array("cached_stages", np.int64)
     chunk |= {"steps": steps, "token_sum_s": token_sum_s}
     chunk["tpot_ms"] = 1000 * token_sum_s / np.where(steps > 0, steps, np.nan)  # as SampleRecord.tpot_ms has it
     return chunk

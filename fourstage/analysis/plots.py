@@ -51,7 +51,8 @@ def _draw_bars(axes: Axes, records: Sequence[SampleRecord], seconds: np.ndarray)
     rows = np.arange(len(records))
     left = np.zeros(len(records))
     for column, stage in enumerate(STAGES):
-        axes.barh(rows, seconds[:, column], left=left, color=COLOURS[stage], label=stage)
+        label = f"{stage} (cached)" if any(stage in record.cached_stages for record in records) else stage
+        axes.barh(rows, seconds[:, column], left=left, color=COLOURS[stage], label=label)
         left += seconds[:, column]
     axes.set_yticks(rows, [_label(record) for record in records], fontsize=7)
     axes.invert_yaxis()  # the first sample on top

@@ -131,14 +131,22 @@ class StagedPipeline(ABC):
         self._checked_ids(question, images)
 
     def preprocess(self, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
+        return self.inputs(self.pixels(media), media, questions)
+
+    def pixels(self, media: Sequence[Media]) -> Tensor:
+        """The images' part of `preprocess`: [images of all samples, 3, S, S] in the run's dtype, on the device."""
         images = [image for item in media for image in item.images]
         pixels = self.image_processor(images=images, return_tensors="pt", input_data_format="channels_last")
         parameter = next(self.model.parameters())
+        return pixels["pixel_values"].to(parameter.device, parameter.dtype)
+
+    def inputs(self, pixel_values: Tensor, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
+        """The questions' part of `preprocess`: tokens beside pixels that are ready."""
         return Inputs(
-            pixel_values=pixels["pixel_values"].to(parameter.device, parameter.dtype),
+            pixel_values=pixel_values,
             images_per_sample=tuple(len(item.images) for item in media),
             input_ids=tuple(
-                self._checked_ids(question, len(item.images)).to(parameter.device)
+                self._checked_ids(question, len(item.images)).to(pixel_values.device)
                 for item, question in zip(media, questions, strict=True)
             ),
             prompts=tuple(self.prompt(question) for question in questions),

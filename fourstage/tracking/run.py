@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourstage.analysis.plots import plot_run
 from fourstage.analysis.records import write_records
-from fourstage.analysis.statistics import SECONDS
+from fourstage.analysis.statistics import SECONDS, cached_name
 from fourstage.stages import STAGES, SampleRecord, UserError
 from fourstage.tracking.store import Destination, open_store, reporting, resolved_uri
 
@@ -61,6 +61,8 @@ TABLE = (
     "ttft_s",
     "tpot_ms",
     "total_s",
+    "cached_stages",
+    "cache_fill_s",
     "error",
     "prompt",
 )
@@ -129,7 +131,8 @@ class TrackedRun:
             when = round(1000 * record.started_unix_s)
             for name, attribute in PER_SAMPLE.items():
                 if (value := getattr(record, attribute)) is not None:
-                    metrics.append(Metric(name, float(value), when, step))
+                    cached = attribute.removesuffix("_s") in record.cached_stages
+                    metrics.append(Metric(cached_name(name) if cached else name, float(value), when, step))
         with reporting(self.destination.uri):
             for chunk in _chunks(metrics, METRICS_PER_CALL):
                 self._client.log_batch(self.run_id, metrics=chunk)
@@ -294,7 +297,18 @@ def _close(span: Any, end_ns: int, error: str | None) -> None:
 
 
 def _trace_attributes(record: SampleRecord) -> dict[str, Any]:
-    names = ("key", "position", "repeat", "source", "images", "finish_reason", "prefill_s", "ttft_s", "tpot_ms")
+    names = (
+        "key",
+        "position",
+        "repeat",
+        "source",
+        "images",
+        "finish_reason",
+        "prefill_s",
+        "ttft_s",
+        "tpot_ms",
+        "cache_fill_s",
+    )
     attributes = {name: value for name in names if (value := getattr(record, name)) is not None}
     if record.input_tokens is not None and record.output_tokens is not None:
         attributes["mlflow.chat.tokenUsage"] = {

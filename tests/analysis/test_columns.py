@@ -45,7 +45,16 @@ RECORD = SampleRecord(
 FAILED = SampleRecord(key="b", sample_id="b", position=1, error="no such file: b.npy", error_stage="load")
 CUT = replace(RECORD, key="c", position=2, finish_reason="length", token_s=(), output_tokens=1, batch_size=2)
 CUT = replace(CUT, source="npy", output_ids=(1,), notes=("frames repeat",))
-AGAIN = replace(RECORD, position=3, repeat=1, load_s=None, token_s=(0.25,), output_tokens=2)
+AGAIN = replace(
+    RECORD,
+    cached_stages=("load",),
+    cache_fill_s=0.5,
+    position=3,
+    repeat=1,
+    load_s=None,
+    token_s=(0.25,),
+    output_tokens=2,
+)
 RECORDS = [RECORD, FAILED, CUT, AGAIN]
 
 
@@ -84,7 +93,7 @@ def test_more_records_than_one_piece_holds_are_whole_and_in_order(tmp_path: Path
 
 def test_columns_hold_the_fields_of_the_records() -> None:
     columns = Columns.of(RECORDS)
-    own = {"steps", "token_sum_s", "ids", "noted", "is_sample"}
+    own = {"steps", "token_sum_s", "ids", "noted", "is_sample", "cached"}
     own |= {"key_codes", "keys", "finish_reason_codes", "finish_reasons", "source_codes", "sources"}
     for name in {field.name for field in fields(Columns)} - own:
         values = [getattr(record, name) for record in RECORDS]
@@ -97,6 +106,8 @@ def test_columns_hold_the_fields_of_the_records() -> None:
     assert columns.source_codes.tolist() == [0, -1, 1, 0]
     assert columns.ids.tolist() == [4, 0, 1, 4]
     assert columns.noted.tolist() == [False, False, True, False]
+    assert columns.cached.tolist() == [0, 0, 0, 1]
+    assert (columns.cached_stages, columns.where(columns.repeat == 0).cached_stages) == (("load",), ())
     assert columns.steps.tolist() == [3, 0, 0, 1]
     np.testing.assert_allclose(columns.token_sum_s, [sum(RECORD.token_s), 0, 0, 0.25])
 
