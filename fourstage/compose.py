@@ -16,6 +16,7 @@ from typing import Any
 
 import fourstage
 from fourstage import config as settings
+from fourstage import studies
 from fourstage.config import SettingError
 
 
@@ -74,11 +75,62 @@ def check_command_line(argv: Sequence[str]) -> None:
         key = override.key_or_group
         if key == "hydra" or key.startswith(("hydra.", "hydra/", "+hydra")):
             continue
+        if key == studies.GROUP:
+            _check_study(text, override, argv)
+            continue
         if override.is_sweep_override() and not sweeping:
             quoted = f", or put the text in quotes: {quoted_word(text)}" if settings.is_text(key) else ""
             raise SettingError(f"{text!r} gives several values: add -m to run each of them{quoted}")
         for value in _values(override):
             settings.check_override(key, value, conf_folder())
+
+
+def _check_study(text: str, override: Any, argv: Sequence[str]) -> None:
+    """Raise SettingError for a study that is not there, is not asked for as one, or sweeps what is no setting."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    names = [str(name) for name in _values(override)]
+    if len(names) != 1:
+        raise SettingError(f"{text!r}: run one study at a time")
+    study = studies.find_study(names[0], study_folders(argv))
+    if not override.is_add():
+        raise SettingError(f"a study is added to what is composed: write +{studies.GROUP}={study.name}")
+    looking = ("-m", "--multirun", "-c", "--cfg", "-h", "--help", "--hydra-help", "-i", "--info")
+    if not any(word in looking for word in argv):
+        raise SettingError(f"{text!r} is a study, which sweeps {', '.join(study.params)}: add -m")
+    parser = OverridesParser.create()
+    for key, written in study.params.items():
+        if key.startswith("hydra"):
+            continue
+        (swept,) = parser.parse_overrides([f"{key}={written}"])
+        for value in _values(swept):
+            try:
+                settings.check_override(key, value, conf_folder())
+            except SettingError as error:
+                raise SettingError(f"{study.path}: {error}") from error
+
+
+def study_folders(argv: Sequence[str] = ()) -> list[Path]:
+    """Where studies are looked for: those that are shipped, then the user's own."""
+    return [conf_folder() / studies.GROUP, _own_folder(argv) / studies.GROUP]
+
+
+def with_own_studies(argv: Sequence[str]) -> list[str]:
+    """The command line, with the flag that has Hydra find a study of the user's own where one is asked for."""
+    names = [word.partition("=")[2] for word in argv if word.lstrip("+").startswith(f"{studies.GROUP}=")]
+    shipped = studies.list_studies([conf_folder() / studies.GROUP])
+    if all(name in shipped for name in names) or any(word.startswith(("--config-dir", "-cd")) for word in argv):
+        return list(argv)
+    return [*argv, "--config-dir", str(Path.cwd())]
+
+
+def _own_folder(argv: Sequence[str]) -> Path:
+    """The folder that --config-dir names, else the one that the user is in."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            return Path(value if equals else following)
+    return Path.cwd()
 
 
 def quoted_word(text: str) -> str:

@@ -180,6 +180,7 @@ class Config:
     device: str
     batch_size: Annotated[int, Range(1, 1024)]
     cache: Literal["none", "frames", "tensors"]
+    study: str | None
     run_name: str | None
     sweep: SweepSettings
     objective: str
@@ -289,7 +290,7 @@ def identity(tree: Mapping[str, Any]) -> str:
 def is_label(key: str) -> bool:
     """Whether a setting cannot change a result: where a run is tracked, its names, how its sweep is organised."""
     organises = key.startswith("sweep.") and key != "sweep.rounds"
-    return organises or key.startswith("tracking.") or key in ("run_name", "dataset.cache", "objective")
+    return organises or key.startswith("tracking.") or key in ("run_name", "study", "dataset.cache", "objective")
 
 
 def sweep_settings(tree: Mapping[str, Any]) -> tuple[SweepSettings, TrackingSettings]:

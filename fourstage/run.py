@@ -25,6 +25,7 @@ from fourstage.compose import (
     from_hydra,
     hydras_word,
     overrides_of,
+    with_own_studies,
 )
 from fourstage.job import FAILED, INTERRUPTED, TERMINATED, UNUSABLE, Job, Kept, Terminated, run_job, say
 from fourstage.stages import UserError
@@ -53,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     stopped = ""
     try:
         check_command_line(sys.argv[1:])
+        sys.argv[1:] = with_own_studies(sys.argv[1:])
         overrides = overrides_of(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
         sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(hydra_job)()

@@ -12,7 +12,8 @@ from fourstage.compose import check_command_line, compose, conf_folder
 from fourstage.config import SettingError
 from fourstage.run import main
 
-OPTIONS = sorted((path.parent.name, path.stem) for path in conf_folder().glob("*/*.yaml"))
+FILES = [path for path in conf_folder().glob("*/*.yaml") if path.parent.name != "experiments"]  # see test_studies.py
+OPTIONS = sorted((path.parent.name, path.stem) for path in FILES)
 
 
 def composed(*overrides: str) -> dict[str, Any]:
@@ -55,6 +56,10 @@ def test_greedy_makes_any_model_deterministic_and_a_temperature_still_wins() -> 
         ("max_new_tokens=1.5", "max_new_tokens=1.5: expected a whole number"),
         ("top_p=0", "top_p=0: expected a number above 0 up to 1"),
         ("cache=frame", "cache='frame': did you mean 'frames'? (there are none, frames, tensors)"),
+        ("experiments=cache", "write +experiments=cache"),
+        ("+experiments=cache", "is a study, which sweeps model, cache: add -m"),
+        ("+experiments=event_vs_vidio", "unknown experiment 'event_vs_vidio'; did you mean 'event_vs_video'?"),
+        ("+experiments=cache,batch", "run one study at a time"),
         ("seed=null", "seed=null: expected a whole number"),
         ("model=null", "unknown model None"),
         ("temperature=0,0.2", "gives several values: add -m"),
@@ -132,7 +137,7 @@ def test_a_composed_key_that_nobody_uses_is_an_error() -> None:
 
 def test_identity_ignores_where_a_run_is_tracked_and_sees_everything_else() -> None:
     base = settings.identity(composed())
-    assert settings.identity(composed("tracking.experiment=other", "run_name=x")) == base
+    assert settings.identity(composed("tracking.experiment=other", "run_name=x", "study=x")) == base
     assert settings.identity(composed("seed=1")) != base
     assert settings.identity(composed("temperature=0.61")) != base
     assert settings.identity(composed("cache=frames")) != base

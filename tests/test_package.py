@@ -34,7 +34,9 @@ def test_the_wheel_has_all_of_conf_and_the_console_script(wheel: Path) -> None:
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
         assert "fourstage = fourstage.run:main" in archive.read(entry_points).decode()
     conf = conf_folder()
-    for path in conf.rglob("*.yaml"):
+    studies = [*(conf / "experiments").glob("*.yaml")]  # a link, which rglob does not follow
+    assert studies
+    for path in [*conf.rglob("*.yaml"), *studies]:
         assert f"fourstage/conf/{path.relative_to(conf)}" in names
     assert "fourstage/models/demo_tokenizer.json" in names
 
