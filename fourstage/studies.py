@@ -32,12 +32,16 @@ class Study:
 
 
 def find_study(name: str, folders: Sequence[Path]) -> Study:
-    """The study of that name in the first folder that has it. Raises SettingError where none has."""
-    for folder in folders:
-        if (path := folder / f"{name}.yaml").is_file():
-            return read_study(path)
-    known = list_studies(folders)
-    raise SettingError(f"unknown experiment {name!r}; {suggest(name, known) if known else 'there are none'}")
+    """The study of that name in one of the folders. Raises SettingError where none has it, or two have."""
+    found = {path.resolve(): path for folder in folders if (path := folder / f"{name}.yaml").is_file()}
+    if len(found) > 1:  # Hydra would take the first without a word
+        first, second, *_ = found.values()
+        raise SettingError(f"two studies are called {name!r}: {first} and {second}; rename the second, your own")
+    if not found:
+        known = list_studies(folders)
+        raise SettingError(f"unknown experiment {name!r}; {suggest(name, known) if known else 'there are none'}")
+    (path,) = found.values()
+    return read_study(path)
 
 
 def list_studies(folders: Sequence[Path]) -> list[str]:

@@ -20,6 +20,8 @@ SHIPPED = conf_folder() / "experiments"
 NAMES = list_studies([SHIPPED])
 TINY = ["dataset.samples=2", "dataset.seconds=0.4", "dataset.width=96", "dataset.height=64", "protocol=quick",
         "tracking.traces=0", "max_new_tokens=4"]  # fmt: skip
+# two samples of 20 ms on a busy machine were seen to fail these; the others say that the study did what it says
+TIMING = ("stages_close", "tokens_explain_time")
 
 OWN = """# @package _global_
 # Does the temperature matter?
@@ -88,7 +90,8 @@ def test_a_study_runs_end_to_end(name: str, place: Path, monkeypatch: pytest.Mon
     assert {run.metrics["samples_failed"] for run in made} == {0}
     assert {run.params["study"] for run in made} == {name}
     assert len({run.tags["fourstage.identity"] for run in made}) == expected
-    assert {run.tags["fourstage.checks_failed"] for run in made} <= {"none", "tokens_explain_time"}  # 4 tokens are few
+    failed = {check for run in made for check in run.tags["fourstage.checks_failed"].split(",")}
+    assert failed <= {"none", *TIMING}
 
 
 def test_a_study_of_ones_own_is_found_in_the_folder_that_one_is_in(
@@ -105,6 +108,16 @@ def test_a_study_of_ones_own_is_found_in_the_folder_that_one_is_in(
     assert "job 1: temperature=0.5 " in err
     assert main(["-m", "+experiments=min"]) == 2
     assert capsys.readouterr().err == "error: unknown experiment 'min'; did you mean 'mine'?\n"
+
+
+def test_a_study_that_hides_behind_a_shipped_one_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("experiments").mkdir()
+    Path("experiments/cache.yaml").write_text(OWN.replace("mine", "cache"))
+    assert main(["-m", "+experiments=cache"]) == 2
+    assert "two studies are called 'cache'" in capsys.readouterr().err
 
 
 def test_a_shipped_study_needs_no_further_folder_and_a_folder_that_is_named_stays(
