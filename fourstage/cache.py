@@ -45,8 +45,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class Filled:
-    """What filling took: metrics and tags of the run."""
+    """What is kept, and what filling took: metrics and tags of the run."""
 
+    entries: Mapping[str, Entry] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
     tags: Mapping[str, str] = field(default_factory=lambda: {"fourstage.cached_stages": "none"})
 
@@ -97,8 +98,13 @@ def with_cache(config: Config, pipeline: StagedPipeline, samples: Sequence[Sampl
         "cache_bytes": float(sum(entry.size_bytes for entry in entries.values())),
         "cache_samples": float(len(entries)),
     }
-    behind = cast(StagedPipeline, CachedPipeline(pipeline, entries))
-    return behind, Filled(metrics, {"fourstage.cached_stages": ",".join(config.cached_stages)})
+    filled = Filled(entries, metrics, {"fourstage.cached_stages": ",".join(config.cached_stages)})
+    return behind(filled, pipeline), filled
+
+
+def behind(filled: Filled, pipeline: StagedPipeline) -> StagedPipeline:
+    """The pipeline, with what is kept of the samples in front of it."""
+    return cast(StagedPipeline, CachedPipeline(pipeline, filled.entries)) if filled.entries else pipeline
 
 
 def uncached(pipeline: StagedPipeline) -> StagedPipeline:

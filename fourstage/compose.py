@@ -8,6 +8,7 @@ Every override is checked against the schema before Hydra composes, so that a sl
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ import fourstage
 from fourstage import config as settings
 from fourstage import studies
 from fourstage.config import SettingError
+
+NUMBER = "FOURSTAGE_JOB"  # in the environment of a sweep's job that has a process of its own
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -96,7 +99,7 @@ def _check_study(text: str, override: Any, argv: Sequence[str]) -> None:
     if not override.is_add():
         raise SettingError(f"a study is added to what is composed: write +{studies.GROUP}={study.name}")
     looking = ("-m", "--multirun", "-c", "--cfg", "-h", "--help", "--hydra-help", "-i", "--info")
-    if not any(word in looking for word in argv):
+    if NUMBER not in os.environ and not any(word in looking for word in argv):
         raise SettingError(f"{text!r} is a study, which sweeps {', '.join(study.params)}: add -m")
     parser = OverridesParser.create()
     for key, written in study.params.items():

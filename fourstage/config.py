@@ -306,6 +306,7 @@ NAMED = ("model", "weights", "precision", "temperature", "generation")  # what e
 def default_run_name(config: Config, varied: Mapping[str, str] | None = None) -> str:
     """`videollava-demo-bf16-T0.2-seed3`: what tells runs apart, with what a sweep varied beyond it."""
     how = "greedy" if config.temperature == 0 else f"T{config.temperature:g}"
+    how += f"-fixed{config.max_new_tokens}" if config.stop == "fixed" else ""
     name = f"{config.model.name}-{config.weights.name}-{config.precision}-{how}"
     for key, value in (varied or {}).items():
         if key not in NAMED:

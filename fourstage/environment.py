@@ -14,6 +14,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -114,11 +115,36 @@ def environment(dataset_root: Path | None = None) -> dict[str, Any]:
     }
 
 
-def processors_busy(seconds: float = 0.3) -> float:
-    """Share of all processors that is in use while this process sleeps: others' work. Takes `seconds`."""
+@dataclass(frozen=True)
+class ProcessorTimes:
+    """What the processors have done since the machine started, and this process of it."""
+
+    at_s: float
+    busy_s: float  # of all processors together
+    own_s: float
+
+    @classmethod
+    def now(cls) -> ProcessorTimes:
+        import psutil
+
+        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        # guests are counted in user already
+        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
+        return cls(time.monotonic(), total - idle, own.user + own.system)
+
+
+def processors_busy(since: ProcessorTimes | None = None, seconds: float = 0.3) -> float:
+    """Share of all processors that others' work took, since a moment at least `seconds` ago, else while this sleeps."""
     import psutil
 
-    return float(psutil.cpu_percent(interval=seconds)) / 100
+    before = since or ProcessorTimes.now()
+    if (passed := time.monotonic() - before.at_s) < seconds:
+        time.sleep(seconds - passed)
+    after = ProcessorTimes.now()
+    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
+    whole_s = (after.at_s - before.at_s) * (psutil.cpu_count() or 1)
+    return min(1.0, max(0.0, others_s / whole_s))
 
 
 def git_state() -> dict[str, Any]:

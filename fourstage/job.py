@@ -30,12 +30,14 @@ if TYPE_CHECKING:
     from fourstage.analysis.columns import Columns
     from fourstage.analysis.records import RecordFile
     from fourstage.checks import Check
+    from fourstage.environment import ProcessorTimes
     from fourstage.identity import Identity
     from fourstage.models.kept import KeptModels
     from fourstage.models.pipeline import StagedPipeline
     from fourstage.resume import Earlier
     from fourstage.rounds import Rounds
     from fourstage.tracking.folder import RunFolder
+    from fourstage.tracking.run import TrackedRun
     from fourstage.tracking.store import Destination
 
 FAILED, UNUSABLE, UNDELIVERED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -94,6 +96,9 @@ class Kept:
     models: KeptModels | None = None  # made by the first job, since torch takes a second to import
     datasets: dict[Any, tuple[list[Sample], str]] = field(default_factory=dict)
     made: dict[str, Outcome] = field(default_factory=dict)  # by identity
+    since: ProcessorTimes | None = None  # when the last job's measurement ended
+    environments: dict[Path, dict[str, Any]] = field(default_factory=dict)  # by the dataset's folder
+    alone: bool = False  # other jobs of the sweep run in processes of their own
 
 
 def run_job(job: Job, kept: Kept) -> Outcome:
@@ -190,11 +195,12 @@ def _tracked(prepared: _Prepared, kept: Kept) -> Generator[None, None, Outcome]:
                 outcome.__dict__.update(vars(done))
                 return outcome
     folder: RunFolder | None = None
+    run: TrackedRun | None = None
     measuring = _Measuring()
     try:
         with signals_held():
-            folder = _begin(prepared, earlier)
-        if job.place is not None and (twin := _twin(folder, prepared.identity, job.place)):
+            folder, run = _begin(prepared, earlier)
+        if job.place is not None and kept.alone and (twin := _twin(folder, prepared.identity, job.place)):
             folder = None
             outcome.status, outcome.run_id, outcome.why = (
                 "DUPLICATE",
@@ -217,7 +223,7 @@ def _tracked(prepared: _Prepared, kept: Kept) -> Generator[None, None, Outcome]:
     finally:
         if folder is not None:
             with signals_held():  # what was finished is kept; a second signal ends it all the same
-                _close(prepared, folder, measuring, outcome)
+                _close(prepared, kept, folder, run, measuring, outcome)
     return outcome
 
 
@@ -244,7 +250,7 @@ def _look_back(prepared: _Prepared, place: Place) -> tuple[Outcome | None, Earli
     return None, found.go_on
 
 
-def _begin(prepared: _Prepared, earlier: Earlier | None) -> RunFolder:
+def _begin(prepared: _Prepared, earlier: Earlier | None) -> tuple[RunFolder, TrackedRun | None]:
     """The run's folder, and the run in the store. A sweep's job goes on where the store is away: it is sent later."""
     from fourstage.tracking.deliver import announce
     from fourstage.tracking.folder import Process, RunFolder
@@ -276,16 +282,16 @@ def _begin(prepared: _Prepared, earlier: Earlier | None) -> RunFolder:
         }
     )
     try:
-        announce(folder)
+        return folder, announce(folder)
     except UserError as error:
         if job.place is None:
             folder.discard()
             raise
         say(f"warning: {error}; the run is kept in {folder.path} and sent at its end or by python -m fourstage.sync")
+        return folder, None
     except BaseException:
         folder.change(status="KILLED", delivered=folder.state.run_id is None)
         raise
-    return folder
 
 
 def _twin(folder: RunFolder, identity: Identity, place: Place) -> str | None:
@@ -335,7 +341,8 @@ def _measure(
 ) -> Generator[None, None, None]:
     """Measure into the folder, a turn for each of the sweep's rounds, then question what was measured."""
     from fourstage.analysis.records import Journal, RecordFile
-    from fourstage.environment import processors_busy
+    from fourstage.cache import Filled, behind, with_cache
+    from fourstage.environment import ProcessorTimes, processors_busy
     from fourstage.rounds import Rounds, measure_rounds, timing_of
 
     config, models = prepared.config, kept.models
@@ -352,22 +359,27 @@ def _measure(
     try:
         for record in done:
             keep(record)
-        rounds, busy = Rounds(), processors_busy()
+        rounds, filled, busy = Rounds(), Filled(), processors_busy(kept.since)
         for turn in range(config.sweep.rounds):
             if turn:
                 yield
             pipeline, load_s = models.get(config)
             if turn == 0:
                 _note_model(folder, pipeline, load_s)
+                _, filled = with_cache(config, pipeline, prepared.samples)
+                folder.add_metrics(filled.metrics)
+                folder.add_tags(filled.tags)
+            pipeline = behind(filled, pipeline)
             timing = timing_of(config, pipeline, models.beside_bytes(config), measuring.note)
             rounds = measure_rounds(config, pipeline, prepared.samples, keep, rounds, turn, done, timing)
             del pipeline, timing  # nobody else may hold it while another job has its turn
         file.close()
     finally:
         journal.close()
-    pipeline, _ = models.get(config)
+    pipeline = behind(filled, models.get(config)[0])
     measuring.checks, measuring.reached = _question(config, pipeline, rounds, file, busy)
     _note_gpu(folder, "after", pipeline.facts.device)
+    kept.since = ProcessorTimes.now()
 
 
 def _note_model(folder: RunFolder, pipeline: StagedPipeline, load_s: float) -> None:
@@ -435,12 +447,19 @@ def _fail(job: Job, error: Exception) -> Outcome:
     return outcome
 
 
-def _close(prepared: _Prepared, folder: RunFolder, measuring: _Measuring, outcome: Outcome) -> None:
+def _close(
+    prepared: _Prepared,
+    kept: Kept,
+    folder: RunFolder,
+    run: TrackedRun | None,
+    measuring: _Measuring,
+    outcome: Outcome,
+) -> None:
     """Say and record everything and end the run. Whatever fails here is told; the run does not stay RUNNING."""
     from fourstage.tracking.deliver import deliver
 
     try:
-        _record(prepared, folder, measuring, outcome)
+        _record(prepared, kept, folder, measuring, outcome)
     except Exception as error:  # a full disk, a fault of ours
         outcome.status, outcome.why = "FAILED", _tell_unrecorded(error)
         if measuring.file is not None and not measuring.file.closed:
@@ -449,7 +468,7 @@ def _close(prepared: _Prepared, folder: RunFolder, measuring: _Measuring, outcom
     try:
         folder.end(outcome.status)
         outcome.metrics = dict(folder.state.metrics)
-        if warning := deliver(folder):
+        if warning := deliver(folder, run):
             say(f"warning: {warning}")
     except Exception as error:  # the store is away or full: the folder has everything
         _keep(folder, outcome, error)
@@ -470,7 +489,7 @@ def _keep(folder: RunFolder, outcome: Outcome, error: Exception) -> None:
     outcome.code = max(outcome.code, UNDELIVERED)
 
 
-def _record(prepared: _Prepared, folder: RunFolder, measuring: _Measuring, outcome: Outcome) -> None:
+def _record(prepared: _Prepared, kept: Kept, folder: RunFolder, measuring: _Measuring, outcome: Outcome) -> None:
     """Everything that a run leaves, after the measurement, into its folder and on the screen."""
     from omegaconf import OmegaConf
 
@@ -486,7 +505,9 @@ def _record(prepared: _Prepared, folder: RunFolder, measuring: _Measuring, outco
     checks = measuring.checks or [not_finished(outcome.status, file.count)]
     root = Path(config.dataset.root) if isinstance(config.dataset, JsonDatasetSettings) else Path(config.dataset.cache)
     folder.add_file("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(prepared.job.tree))))
-    folder.add_file("environment.json", environment(root))
+    if root not in kept.environments:
+        kept.environments[root] = environment(root)
+    folder.add_file("environment.json", kept.environments[root])
     folder.add_file("checks.json", as_dict(checks))
     if diff := git_diff():
         folder.add_file("git_diff.patch", diff)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourstage.compose import (
+    NUMBER,
     as_tree,
     check_command_line,
     conf_folder,
@@ -94,7 +95,7 @@ def hydra_job(cfg: DictConfig) -> float | None:
     if Path(hydra.runtime.cwd).is_dir():  # a cluster's process may begin elsewhere
         os.chdir(hydra.runtime.cwd)
     multirun = hydra.mode == RunMode.MULTIRUN
-    number = hydra.job.num if multirun else int(os.environ.get(sweep.NUMBER, 0))
+    number = hydra.job.num if multirun else int(os.environ.get(NUMBER, 0))
     job = Job(as_tree(cfg), Path(hydra.runtime.output_dir), sweep.place_of_job(number), tuple(hydra.overrides.task))
     begun = sweep.of_this_process()
     if begun is not None and begun.collects:
@@ -107,6 +108,7 @@ def hydra_job(cfg: DictConfig) -> float | None:
         except Exception as error:  # here, since Hydra would print lines of its own
             _codes.append(_complain(error))
         return None
+    _kept.alone = begun is None
     if not multirun:  # a sweep's job in a process of its own
         _codes.append(sweep.run_here(job, _kept).code)
         return None

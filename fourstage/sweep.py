@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback as HydraCallback
 
 from fourstage import config as settings
-from fourstage.compose import as_tree, jobs_of, study_of, swept_words
+from fourstage.compose import NUMBER, as_tree, jobs_of, study_of, swept_words
 from fourstage.config import SweepSettings
 from fourstage.identity import code_hash
 from fourstage.job import (
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from fourstage.tracking.read import RunFacts
     from fourstage.tracking.store import Destination
 
-PLACE, NUMBER = "FOURSTAGE_SWEEP", "FOURSTAGE_JOB"  # how a job's process knows its place
+PLACE = "FOURSTAGE_SWEEP"  # in the environment of its jobs
 SIDE_BY_SIDE = 24  # runs whose texts the parent's table holds, a column each
 STOP_LIMIT_S = 60  # that a job in a process of its own may take to keep what it has
 

@@ -44,7 +44,7 @@ def _stages(records: Sequence[SampleRecord]) -> Figure | None:
     seconds = np.array([[_seconds(record, stage) for stage in STAGES] for record in timed])  # [samples, 4]
     if len(timed) > MOST_BARS:
         return _figure(6.4, 2.6, lambda axes: _draw_means(axes, seconds))
-    return _figure(6.4, 1.4 + 0.22 * len(timed), lambda axes: _draw_bars(axes, timed, seconds))
+    return _figure(6.4, 1.4 + 0.22 * len(timed), lambda axes: _draw_bars(axes, timed, seconds), left=2.0)
 
 
 def _draw_bars(axes: Axes, records: Sequence[SampleRecord], seconds: np.ndarray) -> None:
@@ -110,12 +110,14 @@ def _decode_against_tokens(records: Sequence[SampleRecord]) -> Figure | None:
     return _figure(6.4, 3.6, draw)
 
 
-def _figure(width: float, height: float, draw: Callable[[Axes], None]) -> Figure:
-    """A figure of inches by inches on the Agg canvas, with one pair of axes."""
+def _figure(width: float, height: float, draw: Callable[[Axes], None], left: float = 0.9) -> Figure:
+    """A figure of inches by inches on the Agg canvas, with one pair of axes, `left` for their labels."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    figure = Figure(figsize=(width, height), dpi=100)
+    # margins in inches: a layout that looks for them draws everything twice
+    figure.subplots_adjust(left / width, 0.5 / height, 1 - 0.15 / width, 1 - 0.4 / height)
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.spines[["top", "right"]].set_visible(False)

@@ -37,12 +37,16 @@ def announce(folder: RunFolder) -> TrackedRun:
     return run
 
 
-def deliver(folder: RunFolder) -> str | None:
+def deliver(folder: RunFolder, run: TrackedRun | None = None) -> str | None:
     """Send everything that the folder holds and end the run in the store. Raises UserError where the store fails.
 
-    Gives what could not be shown and takes nothing from the measurement: why traces are missing.
+    `run`: what `announce` gave. Gives what could not be shown and takes nothing from the measurement: why traces are
+    missing.
     """
-    run = announce(folder)
+    if run is None:
+        run = announce(folder)
+    else:  # announced by this process: only what was added since
+        run.log_tags(folder.state.tags)
     try:
         missing = _send(run, folder)
     except Exception as error:
