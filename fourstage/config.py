@@ -206,8 +206,6 @@ def check(tree: Mapping[str, Any]) -> Config:
         raise SettingError("prompt is blank: give a question, or prompt=null for each sample's own")
     if config.run_name is not None and (not config.run_name.strip() or not config.run_name.isprintable()):
         raise SettingError(f"run_name={config.run_name!r}: expected a name of printable characters in one line")
-    if config.sweep.rounds > 1 and config.sweep.isolate:
-        raise SettingError("sweep.rounds>1 with sweep.isolate=true: alternating jobs share one process; leave one out")
     if config.stop == "fixed" and config.num_beams > 1:
         raise SettingError("stop=fixed with num_beams>1: beams end where they end; set num_beams=1")
     protocol = config.protocol
@@ -296,6 +294,8 @@ def is_label(key: str) -> bool:
 def sweep_settings(tree: Mapping[str, Any]) -> tuple[SweepSettings, TrackingSettings]:
     """What concerns a sweep as a whole, of a composition that its jobs may yet complete. Raises SettingError."""
     sweep = _build(SweepSettings, tree["sweep"], "sweep.")
+    if sweep.rounds > 1 and sweep.isolate:
+        raise SettingError("sweep.rounds>1 with sweep.isolate=true: alternating jobs share one process; leave one out")
     tracking = _build(TrackingSettings, tree["tracking"], "tracking.")
     return sweep, tracking
 

@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from fourstage.data.demo import make_demo
+from fourstage.run import main
+from fourstage.tracking.read import RunFacts, find_runs
+from fourstage.tracking.store import Destination, open_store
+from tests.small import SIZE, SMALL, Run, into
+
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
@@ -34,3 +40,38 @@ def _gpu(request: pytest.FixtureRequest) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Destination:
+    folder = tmp_path_factory.mktemp("store")
+    destination = Destination(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"), "fourstage")
+    open_store(destination)
+    return destination
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_demo(tmp_path_factory.mktemp("data"), SIZE)
+
+
+@pytest.fixture
+def root(dataset: Path, tmp_path: Path) -> Path:
+    """A copy of the dataset that a test may spoil."""
+    import shutil
+
+    return Path(shutil.copytree(dataset, tmp_path / "dataset"))
+
+
+@pytest.fixture
+def run(store: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Run with small settings; gives the exit code and the run that it left, if any."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*overrides: str) -> tuple[int, RunFacts | None]:
+        before = {facts.run_id for facts in find_runs(store)}
+        code = main([*into(store), *SMALL, *overrides])
+        left = [facts for facts in find_runs(store) if facts.run_id not in before]
+        return code, left[0] if left else None
+
+    return call

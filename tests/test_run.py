@@ -21,56 +21,7 @@ from fourstage.run import main
 from fourstage.stages import SampleRecord
 from fourstage.tracking.read import RunFacts, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
-
-Run = Callable[..., tuple[int, RunFacts | None]]
-SMALL = ["generation=greedy", "max_new_tokens=6", "protocol=quick", "tracking.traces=2"]
-SIZE = DemoSettings(samples=3, seconds=0.4, width=96, height=64)
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Destination:
-    folder = tmp_path_factory.mktemp("store")
-    destination = Destination(f"sqlite:///{folder}/mlflow.db", str(folder / "artifacts"), "fourstage")
-    open_store(destination)
-    return destination
-
-
-@pytest.fixture(scope="module")
-def dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_demo(tmp_path_factory.mktemp("data"), SIZE)
-
-
-@pytest.fixture
-def root(dataset: Path, tmp_path: Path) -> Path:
-    """A copy of the dataset that a test may spoil."""
-    import shutil
-
-    return Path(shutil.copytree(dataset, tmp_path / "dataset"))
-
-
-@pytest.fixture
-def run(store: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Run with small settings; gives the exit code and the run that it left, if any."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*overrides: str) -> tuple[int, RunFacts | None]:
-        before = {facts.run_id for facts in find_runs(store)}
-        code = main([f"tracking.uri={store.uri}", f"tracking.artifacts={store.artifacts}", *SMALL, *overrides])
-        left = [facts for facts in find_runs(store) if facts.run_id not in before]
-        return code, left[0] if left else None
-
-    return call
-
-
-def on(root: Path) -> list[str]:
-    return ["dataset=eventgpt_json", f"dataset.root={root}"]
-
-
-def finished(result: tuple[int, RunFacts | None]) -> RunFacts:
-    code, facts = result
-    assert facts is not None
-    assert (code, facts.status) == (0, "FINISHED")
-    return facts
+from tests.small import SMALL, Run, finished, jobs_since, on
 
 
 def entries(root: Path) -> list[dict[str, Any]]:
@@ -475,19 +426,13 @@ def test_an_unexpected_error_leaves_its_traceback(
 # ---- sweeps ----
 
 
-def jobs(store: Destination, before: int) -> list[RunFacts]:
-    """The runs of the jobs since there were `before` runs; not their parent."""
-    found = find_runs(store)
-    return [facts for facts in found[: len(found) - before] if "mlflow.parentRunId" in facts.tags]
-
-
 def test_a_sweep_runs_each_combination_and_goes_on_past_a_failed_one(
     run: Run, store: Destination, root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rewrite(root, lambda listed: [entry.pop("event_image") and entry.pop("event_data") for entry in listed] and None)
     before = len(find_runs(store))
     code, _ = run(*on(root), "-m", "model=eventgpt,videollava", "precision=fp32,bf16")
-    made = jobs(store, before)
+    made = jobs_since(store, before)
     assert code == 1
     assert sorted((facts.params["model.name"], facts.params["precision"], facts.status) for facts in made) == [
         ("eventgpt", "bf16", "FAILED"),
@@ -501,7 +446,7 @@ def test_a_sweep_runs_each_combination_and_goes_on_past_a_failed_one(
 def test_runs_of_a_sweep_have_names_that_tell_them_apart(run: Run, store: Destination, dataset: Path) -> None:
     before = len(find_runs(store))
     code, _ = run(*on(dataset), "seed=1,2", "-m", "batch_size=1,3")
-    made = jobs(store, before)
+    made = jobs_since(store, before)
     assert code == 0
     assert sorted(facts.name for facts in made) == [
         f"eventgpt-demo-fp32-greedy-seed={seed}-batch_size={size}" for seed in (1, 2) for size in (1, 3)

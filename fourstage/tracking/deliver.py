@@ -28,7 +28,8 @@ def announce(folder: RunFolder) -> TrackedRun:
     state = folder.state
     if run_id := state.run_id or _by_token(folder):
         run = TrackedRun.reopen(state.destination, run_id, running=True)
-        run.log_params(state.params)
+        there = run.params()  # they cannot be changed, and a sweep that goes on may have more values than before
+        run.log_params({key: value for key, value in state.params.items() if key not in there})
         run.log_tags(state.tags)
     else:
         run = TrackedRun.start(state.destination, state.name, state.params, state.tags)

@@ -161,6 +161,11 @@ class TrackedRun:
         with reporting(self.destination.uri):
             return dict(self._client.get_run(self.run_id).data.tags)
 
+    def params(self) -> dict[str, str]:
+        """The run's settings in the store."""
+        with reporting(self.destination.uri):
+            return dict(self._client.get_run(self.run_id).data.params)
+
     def delete_tag(self, key: str) -> None:
         with reporting(self.destination.uri):
             self._client.delete_tag(self.run_id, key)
