@@ -8,10 +8,11 @@ Every override is checked against the schema before Hydra composes, so that a sl
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
+    share_plugins_settings()
     check_command_line(overrides)
     try:
         with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
@@ -76,6 +78,10 @@ def check_command_line(argv: Sequence[str]) -> None:
                 f"cannot read {text!r}; put a text with special characters in quotes: {quoted_word(text)}"
             ) from error
         key = override.key_or_group
+        if key in PLUGINS:
+            for value in _values(override):
+                check_plugin(key, str(value), argv)
+            continue
         if key == "hydra" or key.startswith(("hydra.", "hydra/", "+hydra")):
             continue
         if key == studies.GROUP:
@@ -136,6 +142,70 @@ def _own_folder(argv: Sequence[str]) -> Path:
     return Path.cwd()
 
 
+# who starts the jobs of a sweep and who chooses them: the extra that brings it, and the package that Hydra finds
+PLUGINS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "hydra/launcher": {
+        "joblib": ("joblib", "hydra_joblib_launcher"),
+        "submitit_local": ("submitit", "hydra_submitit_launcher"),
+        "submitit_slurm": ("submitit", "hydra_submitit_launcher"),
+        "ray": ("ray", "hydra_ray_launcher"),
+        "ray_aws": ("ray", "hydra_ray_launcher"),
+    },
+    "hydra/sweeper": {"optuna": ("optuna", "hydra_optuna_sweeper")},
+}
+
+
+def check_plugin(group: str, name: str, argv: Sequence[str]) -> None:
+    """Raise SettingError for a launcher or sweeper that is not installed or does not exist, or has nothing to do."""
+    known = name in PLUGINS[group] and _plugin_is_installed(PLUGINS[group][name][1])
+    elsewhere = any(flag in ("-cd", "--config-dir") or flag.startswith("--config-dir=") for flag in argv)
+    if not known and (name in PLUGINS[group] or not elsewhere) and name not in _options_that_hydra_knows(group):
+        raise SettingError(plugin_word(group, name))
+    if name != "basic" and not any(
+        word in ("-m", "--multirun", "-c", "--cfg", "-i", "--info")
+        or word.startswith(("--cfg=", "--info=", "hydra.mode="))
+        for word in argv
+    ):
+        raise SettingError(f"{group}={name} is for the jobs of a sweep: add -m")
+
+
+def plugin_word(group: str, name: str) -> str:
+    """Why there is no launcher or sweeper `name`, in one line."""
+    if name in PLUGINS[group]:
+        return f"{group}={name} needs an extra: pip install 'fourstage[{PLUGINS[group][name][0]}]'"
+    options = sorted({*_options_that_hydra_knows(group), *PLUGINS[group]})
+    return f"unknown {group} {name!r}; {settings.suggest(name, options)}"
+
+
+def _plugin_is_installed(package: str) -> bool:
+    """Whether Hydra would find it; nothing of it is imported."""
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.{package}") is not None
+    except ModuleNotFoundError:  # no plugin at all
+        return False
+
+
+def _options_that_hydra_knows(group: str) -> list[str]:
+    """The options of `hydra/launcher` or `hydra/sweeper` that plugins and `conf/` bring, other people's too."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # imports the plugins, which enter themselves in the store
+    stored = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group) if name.endswith(".yaml")]
+    return [*stored, *(path.stem for path in (conf_folder() / group).glob("*.yaml"))]
+
+
+def share_plugins_settings() -> None:
+    """Let Hydra's looks at the options share one store of the plugins' settings.
+
+    Hydra copies it for each look, 97 times for `--help`, and each launcher that is installed makes it larger: a
+    second for all of them. What it takes out of the store it copies once more, so nothing is changed in it.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.__deepcopy__ = lambda self, memo: self
+
+
 def quoted_word(text: str) -> str:
     """`key=value` as it can be typed in a shell, the value quoted for Hydra."""
     key, _, value = text.partition("=")
@@ -190,6 +260,8 @@ def hydras_word(error: Exception) -> str:
         owner = settings.owner(key)
         whose = f"it belongs to {owner}" if owner else "python -m fourstage.run --cfg job shows what is"
         return f"{key!r} is no setting of the {group} that was chosen; {whose}"
+    if match := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", str(error)):
+        return plugin_word(match[1], match[2])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines[:2]) or type(error).__name__
 

@@ -26,6 +26,7 @@ from fourstage.compose import (
     from_hydra,
     hydras_word,
     overrides_of,
+    share_plugins_settings,
     with_own_studies,
 )
 from fourstage.job import FAILED, INTERRUPTED, TERMINATED, UNUSABLE, Job, Kept, Terminated, run_job, say
@@ -54,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _codes.clear()
     stopped = ""
     try:
+        share_plugins_settings()
         check_command_line(sys.argv[1:])
         sys.argv[1:] = with_own_studies(sys.argv[1:])
         overrides = overrides_of(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
