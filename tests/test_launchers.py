@@ -27,8 +27,9 @@ SMALL = [
 # EventGPT's checkpoint has no default path, so pretrained weights without weights.path fail in the job
 TWO_OF_FOUR_FAIL = ["weights=pretrained,demo", "seed=0,1"]
 OWN_RAY = [
-    *("hydra/launcher=ray", f"+hydra.launcher.ray.init._node_ip_address={RAY_HOST}"),
-    *("+hydra.launcher.ray.init.num_cpus=2", "+hydra.launcher.ray.init.include_dashboard=false"),
+    *("hydra/launcher=ray", "hydra.launcher.ray.init.address=local"),  # else it joins a cluster that runs here
+    *(f"+hydra.launcher.ray.init._node_ip_address={RAY_HOST}", "+hydra.launcher.ray.init.num_cpus=2"),
+    "+hydra.launcher.ray.init.include_dashboard=false",
 ]
 LAUNCHERS = {
     "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"],
