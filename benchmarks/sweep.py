@@ -2,9 +2,9 @@
 
     python benchmarks/sweep.py            # in a folder of its own; about three minutes on two quiet cores
 
-The demo model, greedy, quick protocol. A job's cost is the time from its beginning to the next one's, less the
-end-to-end times of its samples; jobs with the default traces (4 samples have 4) and without. Fresh and reused alternate:
-each pair is a job in a process of its own and the second job of a process, over the same samples.
+The demo model, quick protocol. A job's cost is the time from its beginning to the next one's, less the end-to-end
+times of its samples; jobs with the default traces (4 samples have 4) and without. Fresh and reused alternate: each
+pair is a job in a process of its own and the second job of a process, over the same samples.
 """
 
 from __future__ import annotations

@@ -461,7 +461,8 @@ def test_ten_thousand_runs_do_not_slow_a_new_sweep(run: Run, tmp_path: Path, dat
             run_id = f"{number:032x}"
             database.execute(
                 "INSERT INTO runs (run_uuid, name, source_type, user_id, status, start_time, end_time, "
-                "lifecycle_stage, artifact_uri, experiment_id) VALUES (?, ?, 'LOCAL', 'me', 'FINISHED', ?, ?, 'active', ?, ?)",
+                "lifecycle_stage, artifact_uri, experiment_id) "
+                "VALUES (?, ?, 'LOCAL', 'me', 'FINISHED', ?, ?, 'active', ?, ?)",
                 (run_id, f"run{number}", number, number + 1, f"{tmp_path}/artifacts/{run_id}", int(experiment)),
             )
             tags = {"fourstage.settings_hash": f"{number:016x}", "fourstage.sweep": "old", "mlflow.parentRunId": "old"}
