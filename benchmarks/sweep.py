@@ -1,6 +1,7 @@
 """What a job of a sweep costs beyond its samples, and whether a reused model is as quick as a fresh one.
 
     python benchmarks/sweep.py            # in a folder of its own; about three minutes on two quiet cores
+    python benchmarks/sweep.py weights=random weights.size=7b precision=bf16      # on a GPU
 
 The demo model, quick protocol. A job's cost is the time from its beginning to the next one's, less the end-to-end
 times of its samples; jobs with the default traces (4 samples have 4) and without. Fresh and reused alternate: each
@@ -29,7 +30,7 @@ PAIRS = 5
 def sweep(*words: str) -> list[RunFacts]:
     """The jobs' runs of a sweep in a process of its own, in the order of their beginning."""
     subprocess.run(
-        [sys.executable, "-m", "fourstage.run", "-m", *WORDS, *words],
+        [sys.executable, "-m", "fourstage.run", "-m", *WORDS, *sys.argv[1:], *words],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
