@@ -1,0 +1,51 @@
+r"""Text from outside, made safe to show: what a model answered, what somebody named a run or a file.
+
+Characters that steer a terminal, turn the direction of a line or have no form are shown as what they are. Left out:
+HTML, which its template escapes, and rich's markup, which rich escapes.
+
+    printable("\x1b[31mred\r")      # "␛[31mred␍"
+    markdown_cell("a|b\n<script>")  # r"a\|b ⏎ &lt;script&gt;"
+"""
+
+from __future__ import annotations
+
+import re
+
+# controls (C0 without tab and line feed, delete, C1), line and paragraph separators, marks and overrides of
+# direction, what is not a character, halves of surrogate pairs
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ufffe\uffff\ud800-\udfff]"
+)
+_MARKDOWN = re.compile(r"[\\`*_\[\]{}~#|$]")
+_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+
+
+def printable(text: str) -> str:
+    r"""The text with what steers a terminal shown: `␛` for escape, `\u202e` where there is no picture.
+
+    Lines and tabs stay; "\r\n" is one end of a line.
+    """
+    return _UNSEEN.sub(_shown, text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """`printable`, on one line: `⏎` where there was a new one."""
+    return " ".join(printable(text).replace("\n", " ⏎ ").split())
+
+
+def markdown_cell(text: str) -> str:
+    """`one_line` as Markdown that shows the text as it is, in a cell of a table, a heading or a sentence.
+
+    Backslashes before what Markdown reads, entities for what HTML reads; a web address becomes no link.
+    """
+    escaped = _MARKDOWN.sub(r"\\\g<0>", "".join(_ENTITIES.get(letter, letter) for letter in one_line(text)))
+    return escaped.replace("://", ":&#47;&#47;").replace("www.", "www&#46;")
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match.group())
+    if code < 0x20:
+        return chr(0x2400 + code)  # Unicode's control pictures
+    if code == 0x7F:
+        return "␡"
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
