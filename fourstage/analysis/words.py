@@ -64,8 +64,15 @@ def with_limits(interval: Interval, unit: str = "s") -> str:
 
 def seconds(value: float) -> str:
     """`41.2 ms`, `1.84 s`, `0 s`: three digits in the unit that fits."""
-    factor, name = _scale(value, value, value, "s")
-    return f"{value / factor:.{_decimals(abs(value / factor) / 100)}f} {name}"
+    return amount(value, "s")
+
+
+def amount(value: float, unit: str) -> str:
+    """`41.2 ms`, `1.84 GiB`, `48 tokens`: three digits, seconds and bytes in the unit that fits."""
+    factor, name = _scale(value, value, value, unit)
+    scaled = value / factor
+    whole = name == unit != "s" and scaled == round(scaled)
+    return f"{scaled:.{0 if whole else _decimals(abs(scaled) / 100)}f} {name}".rstrip()
 
 
 def _scale(estimate: float, low: float, high: float, unit: str) -> tuple[float, str]:
