@@ -15,7 +15,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,24 +100,22 @@ def stage_bars(comparison: Comparison) -> Plot | None:
             if values[row] > 0.13 * width:
                 share = f"{part} {100 * values[row] / bar.total.estimate:.0f} %"
                 box = {"facecolor": FILLS[part], "edgecolor": "none", "pad": 1.2}
-                axes.text(left[row] + values[row] / 2, row, share, ha="center", va="center", fontsize=7.5,
-                          color=ON_FILL[part], bbox=box)  # fmt: skip
+                place_s = left[row] + 0.015 * width
+                axes.text(place_s, row, share, ha="left", va="center", fontsize=8, color=ON_FILL[part], bbox=box)
             if part in bar.parts and _finite(bar.parts[part]) and bar.parts[part].estimate > 0:
                 # each stage's own interval at its end, one below another so that short stages stay apart
-                at = row + 0.33 - 0.07 * place
+                at = row + 0.33 - 0.05 * place
                 _whisker(axes, bar.parts[part], end - bar.parts[part].estimate, at, 0.9)
         left += values
     for row, bar in enumerate(there):
         if _finite(bar.total):
-            _whisker(axes, bar.total, 0.0, row - 0.2, 1.6)
-        end = max(bar.total.estimate, bar.total.high if _finite(bar.total) else 0.0)
+            _whisker(axes, bar.total, 0.0, row - 0.22, 1.8)
+        end = _end(bar)
         axes.text(end + 0.012 * width, row, seconds(bar.total.estimate), va="center", fontsize=8.5, color=INK)
     axes.set_yticks(rows, [bar.name for bar in there])
     axes.invert_yaxis()
-    axes.set_xlim(
-        0, 1.02 * max(bar.total.high if _finite(bar.total) else bar.total.estimate for bar in there) + 0.1 * width
-    )
-    axes.set_xlabel(f"mean time of a sample (s), with {100 * comparison.level:.0f} % intervals")
+    axes.set_xlim(0, max(map(_end, there)) + 0.12 * width)
+    axes.set_xlabel("mean time of a sample (s)")
     axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False, fontsize=8.5)
     over = f"the {len(common)} samples that all of them answered" if common else "each run's own samples, which differ"
     told = "; ".join(
@@ -128,9 +126,10 @@ def stage_bars(comparison: Comparison) -> Plot | None:
     more = f"; and {len(there) - 6} runs more" if len(there) > 6 else ""
     return Plot(
         "stages",
-        f"Where the time of a sample goes: stage after stage, means over {over}{_of(comparison, MOST_BARS)}",
+        f"Where the time of a sample goes: stage after stage, means over {over}{_of(comparison, MOST_BARS)}. Whiskers "
+        f"are {100 * comparison.level:.0f} % intervals, thick of the total, thin of each stage at its end",
         f"Stacked bars of mean time: {told}{more}.",
-        figure,
+        _laid_out(figure),
     )
 
 
@@ -161,7 +160,7 @@ def waterfall(pair: Pairwise, number: int = 1) -> Plot | None:
         if _finite(step):
             _whisker(axes, step, float(before), row, 1.2)
             right = max(right, before + step.high)
-        part = f" ({100 * share:.0f} %)" if math.isfinite(share) else ""
+        part = f" ({100 * share + 0.0:.0f} %)".replace("(-0 ", "(0 ").replace("-", "−") if math.isfinite(share) else ""
         sign = "+" if longer else "−" if step.estimate < 0 else ""
         axes.text(
             right + 0.015 * reach,
@@ -189,7 +188,7 @@ def waterfall(pair: Pairwise, number: int = 1) -> Plot | None:
         f"waterfall_{number}",
         f"From {pair.baseline_name} to {pair.target_name}: what each factor adds (hatched) or takes away",
         f"Waterfall from {seconds(found.baseline_s)} to {seconds(found.target_s)} a sample: {told}.",
-        figure,
+        _laid_out(figure),
     )
 
 
@@ -225,7 +224,7 @@ def time_against_tokens(comparison: Comparison) -> Plot | None:
         "Decode time against output tokens, with the line fitted by least squares (dashed: the baseline's)"
         + _of(comparison, MOST_PANELS),
         f"Scatter plots: {'; '.join(told)}.",
-        _labelled(figure, panels, "output tokens"),
+        _labelled(figure, "output tokens"),
     )
 
 
@@ -255,7 +254,7 @@ def token_histograms(comparison: Comparison) -> Plot | None:
         "output_tokens",
         "Output tokens of each sample (dashed: the median)" + _of(comparison, MOST_PANELS),
         f"Histograms of output tokens: {told}.",
-        _labelled(figure, panels, "output tokens"),
+        _labelled(figure, "output tokens"),
     )
 
 
@@ -328,6 +327,12 @@ def _bar(run: RunData, side: PerKey, common: set[str], comparison: Comparison) -
     )
 
 
+def _end(bar: _Bar) -> float:
+    """Where its longest whisker ends."""
+    finite = [value.high - value.estimate for value in (bar.total, *list(bar.parts.values())[-1:]) if _finite(value)]
+    return bar.total.estimate + max([0.0, *finite])
+
+
 def _lengths(run: RunData) -> tuple[Floats, Floats]:
     """Output tokens and decode seconds of the samples that succeeded."""
     done = run.columns.measured.done
@@ -398,6 +403,14 @@ def _panels(n: int, height: float) -> tuple[Figure, list[Any]]:
     return figure, panels[:n]
 
 
-def _labelled(figure: Figure, panels: Sequence[Axes], text: str) -> Figure:
+def _labelled(figure: Figure, text: str) -> Figure:
     figure.supxlabel(text, fontsize=9)
+    return _laid_out(figure)
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """Places settled once, not again for every file that is made of it."""
+    with _drawing():
+        figure.get_layout_engine().execute(figure)
+    figure.set_layout_engine("none")
     return figure

@@ -9,8 +9,9 @@ out: the figures, which are `comparison.py`'s, and how a table looks.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from fourstage.analysis.attribution import Attribution, sentence
@@ -149,12 +150,12 @@ def overview(comparison: Comparison) -> Table:
                 name,
                 Cell(f"{total.n}"),
                 Cell(amount(total.target_mean, "s")),
-                Cell(with_limits(total.difference)),
-                Cell(with_limits(total.ratio, "")),
+                Cell(_limits(total.difference)),
+                Cell(_limits(total.ratio, "")),
                 Cell(total.text),
-                _verdict(total),
+                replace(_verdict(total), detail=""),
                 Cell(detectable(total.detectable_ratio)),
-                Cell(f"{with_limits(tpot.ratio, '')}" if tpot else NONE, tpot.text if tpot else ""),
+                Cell(_limits(tpot.ratio, "") if tpot else NONE, tpot.text if tpot else ""),
             )
         )
     return Table(
@@ -187,8 +188,8 @@ def stage_table(pair: Pairwise) -> Table:
                 Cell(row.name, "first part of decode" if row.name == "prefill" else ""),
                 _side(row.baseline_mean, row.baseline_median, row, row.baseline_cached),
                 _side(row.target_mean, row.target_median, row, row.target_cached),
-                Cell(with_limits(row.difference, row.unit)),
-                Cell(with_limits(row.ratio, "") if math.isfinite(row.ratio.estimate) else NONE),
+                Cell(_limits(row.difference, row.unit)),
+                Cell(_limits(row.ratio, "") if math.isfinite(row.ratio.estimate) else NONE),
                 Cell(row.text, mark="cached" if row.baseline_cached != row.target_cached else ""),
                 _verdict(row),
                 _share(share.baseline, pair.bottleneck_baseline == row.name) if share else Cell(NONE),
@@ -226,19 +227,19 @@ def attribution_table(found: Attribution) -> Table:
             ),
             Cell(_signed(factor.contribution)),
             Cell(_percent(factor.share)),
-            Cell(_percent(_part(factor.log_share, found.ratio.estimate))),
+            Cell(_log(factor.log_share)),
             Cell(f"× {factor.ratio:.3f}" if math.isfinite(factor.log_share) else NONE),
         )
         for factor in found.factors
     ]
-    whole = 100.0 if found.gap.estimate else math.nan
+    whole, ratio = 1.0 if found.gap.estimate else math.nan, found.ratio.estimate
     rows.append(
         (
             Cell("the gap"),
             Cell(_signed(found.gap)),
-            Cell(_percent(whole / 100)),
-            Cell(_percent(whole / 100)),
-            Cell(f"× {found.ratio.estimate:.3f}" if math.isfinite(found.ratio.estimate) else NONE),
+            Cell(_percent(whole)),
+            Cell(_log(math.log(ratio)) if 0 < ratio < math.inf else NONE),
+            Cell(f"× {ratio:.3f}" if math.isfinite(ratio) else NONE),
         )
     )
     left = (
@@ -256,7 +257,8 @@ def attribution_table(found: Attribution) -> Table:
         ("factor", "adds to a sample", "share of the gap", "log share", "factor of the ratio"),
         tuple(rows),
         f"From {amount(found.baseline_s, 's')} to {amount(found.target_s, 's')}. The number of tokens and the time "
-        f"per token share what they give together equally (Shapley). The factors multiply to the ratio.{left}{chance}",
+        f"per token share what they give together equally (Shapley). Log shares sum to the logarithm of the ratio, so "
+        f"that the factors multiply to it.{left}{chance}",
         last_is_sum=True,
     )
 
@@ -279,7 +281,7 @@ def facts_table(comparison: Comparison, most: int = 24) -> Table:
         alike.setdefault(facts, []).append(run.name)
     rows = [
         (
-            Cell(_few(names, 3)),
+            Cell(_few(names, len(names)) if one is facts[0] else ""),
             Cell(one.stage, mark="cached" if one.cached else ""),
             Cell(", ".join(one.sources) or NONE if one.stage == "load" else NONE),
             Cell(one.operation),
@@ -345,18 +347,25 @@ def _cache_remarks(pair: Pairwise) -> list[Remark]:
 
 
 def _signed(interval: Interval) -> str:
-    text = with_limits(interval)
+    text = _limits(interval)
     return f"+{text}" if interval.estimate > 0 and not text.startswith("0 ") else text
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %" if math.isfinite(share) else NONE
+    return _minus(f"{100 * share:.1f} %") if math.isfinite(share) else NONE
 
 
-def _part(log_share: float, ratio: float) -> float:
-    """Of ln(ratio)."""
-    whole = math.log(ratio) if ratio > 0 and math.isfinite(ratio) else 0.0
-    return log_share / whole if whole else math.nan
+def _log(value: float) -> str:
+    return _minus(f"{value:+.4f}") if math.isfinite(value) else NONE
+
+
+def _limits(interval: Interval, unit: str = "s") -> str:
+    return _minus(with_limits(interval, unit))
+
+
+def _minus(text: str) -> str:
+    """With minus signs; none before what rounds to 0."""
+    return re.sub(r"-(0(?:\.0+)?)(?![.\d])", r"\1", text).replace("-", "−")
 
 
 def _size(facts: StageFacts) -> str:
