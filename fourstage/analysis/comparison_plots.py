@@ -27,6 +27,7 @@ from fourstage.analysis.comparison import Comparison, Pairwise, RunData
 from fourstage.analysis.pairing import QUANTITIES, PerKey, per_key
 from fourstage.analysis.plots import COLOURS, LINE
 from fourstage.analysis.statistics import Interval, ratio_intervals, regression
+from fourstage.analysis.tables import without_rounding
 from fourstage.analysis.words import seconds
 from fourstage.escaping import one_line
 from fourstage.stages import STAGES
@@ -138,14 +139,20 @@ def waterfall(pair: Pairwise, number: int = 1) -> Plot | None:
     found = pair.attribution
     if found is None:
         return None
-    steps = [(factor.label, factor.contribution, factor.share) for factor in found.factors]
+    steps = [(one.label, without_rounding(one.contribution, found), one.share) for one in found.factors]
     rows = len(steps) + 2
     figure, axes = _figure(7.4, 0.9 + 0.36 * rows)
     ends = found.baseline_s + np.cumsum([0.0, *(step.estimate for _, step, _ in steps)])
-    low, high = float(min(ends.min(), found.target_s)), float(max(ends.max(), found.target_s))
+    reached = [
+        before + end
+        for before, (_, step, _) in zip(ends, steps, strict=False)
+        if _finite(step)
+        for end in (step.low, step.high)
+    ]
+    low, high = (float(of([*ends, found.target_s, *reached])) for of in (min, max))
     # a small gap between long bars is shown from near their ends
     zoomed = high > 0 and (high - low) < 0.25 * high
-    start = max(0.0, low - 0.6 * (high - low)) if zoomed and high > low else 0.0
+    start = max(0.0, low - 0.4 * (high - low)) if zoomed and high > low else 0.0
     reach = high - start or 1.0
     for row, value in ((0, found.baseline_s), (rows - 1, found.target_s)):
         axes.barh(row, value - start, left=start, height=0.62, color=TOTAL, edgecolor=INK, linewidth=0.6)
@@ -175,10 +182,7 @@ def waterfall(pair: Pairwise, number: int = 1) -> Plot | None:
     labels = [_name(pair.baseline_name), *(name for name, _, _ in steps), _name(pair.target_name)]
     axes.set_yticks(np.arange(rows), labels)
     axes.invert_yaxis()
-    most = max(
-        [high, *(before + step.high for before, (_, step, _) in zip(ends, steps, strict=False) if _finite(step))]
-    )
-    axes.set_xlim(start, most + 0.24 * (most - start))
+    axes.set_xlim(start, high + 0.24 * (high - start))
     note = "; the axis does not begin at 0" if start else ""
     axes.set_xlabel(f"mean time of a sample (s){note}")
     told = ", ".join(
@@ -410,7 +414,9 @@ def _labelled(figure: Figure, text: str) -> Figure:
 
 def _laid_out(figure: Figure) -> Figure:
     """Places settled once, not again for every file that is made of it."""
-    with _drawing():
-        figure.get_layout_engine().execute(figure)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        with _drawing():
+            engine.execute(figure)
     figure.set_layout_engine("none")
     return figure

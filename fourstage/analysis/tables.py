@@ -30,6 +30,7 @@ from fourstage.stages import STAGES
 
 NONE = "–"  # there is no such figure
 MOST_COLUMNS = 6  # of settings beside each other
+ROUNDING = 1e-9  # of a sample's time
 MOST_TOLD = 12  # remarks of one kind
 Kind = Literal["bad", "warned", "note"]
 
@@ -225,7 +226,7 @@ def attribution_table(found: Attribution) -> Table:
                 "one of the runs had it from a cache" if factor.cached else "",
                 "cached" if factor.cached else "",
             ),
-            Cell(_signed(factor.contribution)),
+            Cell(_signed(without_rounding(factor.contribution, found))),
             Cell(_percent(factor.share)),
             Cell(_log(factor.log_share)),
             Cell(f"× {factor.ratio:.3f}" if math.isfinite(factor.log_share) else NONE),
@@ -236,7 +237,7 @@ def attribution_table(found: Attribution) -> Table:
     rows.append(
         (
             Cell("the gap"),
-            Cell(_signed(found.gap)),
+            Cell(_signed(without_rounding(found.gap, found))),
             Cell(_percent(whole)),
             Cell(_log(math.log(ratio)) if 0 < ratio < math.inf else NONE),
             Cell(f"× {ratio:.3f}" if math.isfinite(ratio) else NONE),
@@ -261,6 +262,14 @@ def attribution_table(found: Attribution) -> Table:
         f"that the factors multiply to it.{left}{chance}",
         last_is_sum=True,
     )
+
+
+def without_rounding(value: Interval, found: Attribution) -> Interval:
+    """Seconds as they are; 0 where the whole interval is what adding up the times leaves."""
+    least = ROUNDING * max(found.baseline_s, found.target_s)
+    if max(abs(value.low), abs(value.high), abs(value.estimate)) < least:
+        return replace(value, low=0.0, high=0.0, estimate=0.0)
+    return value
 
 
 def settings_table(settings: Sequence[Setting], names: Sequence[str]) -> Table | None:
