@@ -15,7 +15,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,30 +91,27 @@ def stage_bars(comparison: Comparison) -> Plot | None:
     width = max(bar.total.estimate for bar in there)
     names = [part for part in FILLS if any(part in bar.parts for bar in there)]
     left = np.zeros(len(there))
-    rows = np.arange(len(there))
+    rows: Floats = np.arange(len(there), dtype=np.float64)
     for place, part in enumerate(names):
         values = np.array([bar.parts[part].estimate if part in bar.parts else 0.0 for bar in there])
         axes.barh(rows, values, left=left, height=0.66, color=FILLS[part], hatch=HATCHES[part], edgecolor="white",
                   linewidth=0.6, label=part)  # fmt: skip
         for row, bar in enumerate(there):
-            end = left[row] + values[row]
-            if values[row] > 0.13 * width:
-                share = f"{part} {100 * values[row] / bar.total.estimate:.0f} %"
+            if values[row] > 0.08 * width:
+                share = f"{100 * values[row] / bar.total.estimate:.0f} %"
+                share = f"{part} {share}" if values[row] > 0.22 * width else share  # else it does not fit
                 box = {"facecolor": FILLS[part], "edgecolor": "none", "pad": 1.2}
                 place_s = left[row] + 0.015 * width
                 axes.text(place_s, row, share, ha="left", va="center", fontsize=8, color=ON_FILL[part], bbox=box)
-            if part in bar.parts and _finite(bar.parts[part]) and bar.parts[part].estimate > 0:
-                # each stage's own interval at its end, one below another so that short stages stay apart
-                at = row + 0.33 - 0.05 * place
-                _whisker(axes, bar.parts[part], end - bar.parts[part].estimate, at, 0.9)
+        intervals = [bar.parts.get(part) for bar in there]
+        # each stage's own at its end, one below another so that short stages stay apart
+        _whiskers(axes, intervals, left, rows + 0.33 - 0.05 * place, 0.9)
         left += values
+    _whiskers(axes, [bar.total for bar in there], np.zeros(len(there)), rows - 0.22, 1.8)
     for row, bar in enumerate(there):
-        if _finite(bar.total):
-            _whisker(axes, bar.total, 0.0, row - 0.22, 1.8)
-        end = _end(bar)
-        axes.text(end + 0.012 * width, row, seconds(bar.total.estimate), va="center", fontsize=8.5, color=INK)
+        axes.text(_end(bar) + 0.012 * width, row, seconds(bar.total.estimate), va="center", fontsize=8.5, color=INK)
     axes.set_yticks(rows, [bar.name for bar in there])
-    axes.invert_yaxis()
+    axes.set_ylim(len(there) - 0.45, -0.55)  # the first on top
     axes.set_xlim(0, max(map(_end, there)) + 0.12 * width)
     axes.set_xlabel("mean time of a sample (s)")
     axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False, fontsize=8.5)
@@ -165,7 +162,6 @@ def waterfall(pair: Pairwise, number: int = 1) -> Plot | None:
         axes.barh(row, step.estimate, left=before, height=0.62, edgecolor=edge, linewidth=0.6, **style)
         right = max(before, after)
         if _finite(step):
-            _whisker(axes, step, float(before), row, 1.2)
             right = max(right, before + step.high)
         part = f" ({100 * share + 0.0:.0f} %)".replace("(-0 ", "(0 ").replace("-", "−") if math.isfinite(share) else ""
         sign = "+" if longer else "−" if step.estimate < 0 else ""
@@ -178,6 +174,7 @@ def waterfall(pair: Pairwise, number: int = 1) -> Plot | None:
             color=INK,
         )
         axes.plot([after, after], [row - 0.31, row + 1.31], color=INK, linewidth=0.6, linestyle=":")
+    _whiskers(axes, [step for _, step, _ in steps], ends[:-1], np.arange(1.0, rows - 1), 1.2)
     axes.plot([ends[0], ends[0]], [-0.31, 1.31], color=INK, linewidth=0.6, linestyle=":")
     labels = [_name(pair.baseline_name), *(name for name, _, _ in steps), _name(pair.target_name)]
     axes.set_yticks(np.arange(rows), labels)
@@ -264,9 +261,12 @@ def token_histograms(comparison: Comparison) -> Plot | None:
 
 def png(plot: Plot) -> bytes:
     """The plot as a file of its own, the same bytes for the same data."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
     image = io.BytesIO()
     with _drawing():
-        plot.figure.savefig(image, format="png", metadata={"Software": None})
+        # a canvas's own method draws once, where savefig draws twice
+        FigureCanvasAgg(plot.figure).print_png(image, metadata={"Software": None})
     return image.getvalue()
 
 
@@ -275,10 +275,13 @@ def svg(plot: Plot) -> str:
     import xml.etree.ElementTree as ET
 
     from matplotlib import rc_context
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
 
+    dpi = plot.figure.dpi
     image = io.BytesIO()
     with _drawing(), rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.sans-serif": FONTS}):
-        plot.figure.savefig(image, format="svg", metadata={"Date": None, "Creator": None})
+        FigureCanvasSVG(plot.figure).print_svg(image, metadata={"Date": None, "Creator": None})
+    plot.figure.set_dpi(dpi)  # an SVG is drawn at 72
     root = ET.fromstring(image.getvalue())
     for parent in root.iter():
         for child in list(parent):
@@ -366,9 +369,17 @@ def _finite(interval: Interval) -> bool:
     return math.isfinite(interval.low) and math.isfinite(interval.high) and interval.high > interval.low
 
 
-def _whisker(axes: Axes, interval: Interval, start: float, row: float, width: float) -> None:
-    reach = [[interval.estimate - interval.low], [interval.high - interval.estimate]]
-    axes.errorbar([start + interval.estimate], [row], xerr=np.clip(reach, 0, None), fmt="none", ecolor=INK,
+def _whiskers(
+    axes: Axes, intervals: Sequence[Interval | None], starts: Floats, rows: NDArray[np.floating], width: float
+) -> None:
+    """The limits of what is known well enough to have any, each from where its bar starts."""
+    known = [(i, one) for i, one in enumerate(intervals) if one is not None and _finite(one)]
+    if not known:
+        return
+    places = [i for i, _ in known]
+    middles = np.array([one.estimate for _, one in known])
+    reach = [middles - [one.low for _, one in known], [one.high for _, one in known] - middles]
+    axes.errorbar(starts[places] + middles, rows[places], xerr=np.clip(reach, 0, None), fmt="none", ecolor=INK,
                   elinewidth=width, capsize=1.5 + width, capthick=width)  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from fourstage.analysis.comparison import (
     Comparison,
     Pairwise,
     Row,
+    RunData,
     Setting,
     StageFacts,
     Unpaired,
@@ -31,6 +32,7 @@ from fourstage.stages import STAGES
 NONE = "–"  # there is no such figure
 MOST_COLUMNS = 6  # of settings beside each other
 ROUNDING = 1e-9  # of a sample's time
+LEAST = 1e-4  # below it a change that would have been seen is not told apart from none
 MOST_TOLD = 12  # remarks of one kind
 Kind = Literal["bad", "warned", "note"]
 
@@ -64,28 +66,39 @@ class Remark:
 
 
 def headline(comparison: Comparison) -> str:
-    """The result in one sentence: of two runs the attribution's, of more how many are what."""
+    """The result in a sentence: of two runs the attribution's, of more how many are what; and what forbids it."""
     base = comparison.runs[comparison.baseline]
-    if len(comparison.pairs) == 1:
-        pair = comparison.pairs[0]
-        if pair.attribution is not None:
-            return sentence(pair.attribution, pair.baseline_name, pair.target_name)
+    if len(comparison.pairs) > 1:
+        return _headline_of_many(comparison)
+    (pair,) = comparison.pairs
+    if pair.attribution is None:
         return f"Nothing can be said: no sample succeeded in both {pair.baseline_name} and {pair.target_name}."
-    counts = {verdict: sum(pair.verdict is verdict for pair in comparison.pairs) for verdict in Verdict}
-    told = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count)
-    text = f"Of {len(comparison.pairs)} runs against {base.name}, in total time: {told}"
+    text = sentence(pair.attribution, pair.baseline_name, pair.target_name)
+    invalid = [run.name for run in (base, *_targets(comparison)) if not run.valid]
+    return f"{text} This is not to be claimed: invalid is {_list(invalid)}." if invalid else text
+
+
+def _headline_of_many(comparison: Comparison) -> str:
+    base = comparison.runs[comparison.baseline]
+    sides = list(zip(_targets(comparison), comparison.pairs, strict=True))
+    valid = [pair for run, pair in sides if run.valid]
+    counts = {verdict: sum(pair.verdict is verdict for pair in valid) for verdict in Verdict}
+    told = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]
+    told += [f"{len(sides) - len(valid)} invalid"] if len(valid) < len(sides) else []
+    text = f"Of {len(sides)} runs against {base.name}, in total time: {', '.join(told)}"
     claimed = [
-        (row.ratio.estimate, pair, row)
-        for pair in comparison.pairs
+        (row.ratio.estimate, pair.target_name, row)
+        for pair in valid
         if (row := pair.row("total")) is not None and row.verdict is Verdict.IMPROVED and row.detected
     ]
     if claimed:
-        _, pair, row = min(claimed, key=lambda one: one[0])
+        _, name, row = min(claimed, key=lambda one: one[0])
         text += (
-            f"; the fastest is {pair.target_name}, {row.text} (ratio {with_limits(row.ratio, '')}) over {pair.n} "
-            f"paired {_plural('sample', pair.n)}"
+            f"; the fastest is {name}, {row.text} (ratio {with_limits(row.ratio, '')}) over {row.n} paired "
+            f"{_plural('sample', row.n)}"
         )
-    return f"{text}."
+    forbidden = "" if base.valid else f" This is not to be claimed: the baseline {base.name} is invalid."
+    return f"{text}.{forbidden}"
 
 
 def remarks(comparison: Comparison) -> tuple[Remark, ...]:
@@ -139,8 +152,7 @@ def overview(comparison: Comparison) -> Table:
             *[Cell(NONE)] * 6,
         )
     ]
-    targets = [run for i, run in enumerate(comparison.runs) if i != comparison.baseline]
-    for run, pair in zip(targets, comparison.pairs, strict=True):
+    for run, pair in zip(_targets(comparison), comparison.pairs, strict=True):
         total, tpot = pair.row("total"), pair.row("TPOT")
         name = Cell(run.name, "" if run.valid else "invalid", "" if run.valid else "invalid")
         if total is None:
@@ -312,15 +324,20 @@ def detectable(ratio: float) -> str:
     """The smallest change that would have been seen: `1.3 %`, `2.40x`; NONE where no change would have been."""
     if not 1 <= ratio < 1e3:
         return NONE
+    if ratio < 1 + LEAST:
+        return f"under {100 * LEAST:g} %"
     return f"{ratio:.2f}x" if ratio >= 1.5 else f"{100 * (ratio - 1):.2g} %"
 
 
+def _targets(comparison: Comparison) -> list[RunData]:
+    """The runs of its pairs, in their order."""
+    return [run for i, run in enumerate(comparison.runs) if i != comparison.baseline]
+
+
 def _side(mean: float, median: float, row: Row, cached: bool) -> Cell:
-    return Cell(
-        amount(mean, row.unit),
-        f"median {amount(median, row.unit)}" + (", cached" if cached else ""),
-        "cached" if cached else "",
-    )
+    unit = row.unit if row.unit in ("s", "ms", "bytes") else ""  # of counts it is said once
+    detail = f"median {amount(median, unit)}" + (", cached" if cached else "")
+    return Cell(amount(mean, row.unit), detail, "cached" if cached else "")
 
 
 def _verdict(row: Row) -> Cell:
