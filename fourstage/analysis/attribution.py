@@ -23,6 +23,7 @@ from fourstage.analysis.statistics import Interval, ratio_intervals
 from fourstage.analysis.words import in_words, seconds, with_limits
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 FACTORS = ("load", "preprocess", "encode", "prefill", "tokens", "time_per_token", "rest")
 TOLD = 0.05  # a smaller share of the gap is in the table and not in the sentence
@@ -71,6 +72,7 @@ class Attribution:
     missing: tuple[str, ...]  # factors that these runs did not time apart: they are in the rest
     keys: tuple[str, ...]
     per_sample: Floats  # [keys, factors] seconds; each row sums to that sample's gap
+    clusters: Ints  # of each key, from 0: keys that shared a call of the model are one
 
     def factor(self, name: str) -> Factor:
         return next(factor for factor in self.factors if factor.name == name)
@@ -157,6 +159,7 @@ def attribute_pairs(
         missing=tuple(name for name in FACTORS if name not in parts),
         keys=tuple(key for key, keep in zip(pairs.keys, kept, strict=True) if keep),
         per_sample=per_sample,
+        clusters=codes,
     )
 
 
