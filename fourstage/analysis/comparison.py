@@ -24,6 +24,7 @@ from fourstage.analysis.columns import Columns
 from fourstage.analysis.pairing import QUANTITIES, Pairs, pair_keys, per_key
 from fourstage.analysis.statistics import Interval, ratio_intervals
 from fourstage.analysis.words import direction, in_words
+from fourstage.config import is_label
 from fourstage.stages import STAGES, UserError
 
 Floats = NDArray[np.float64]
@@ -297,8 +298,8 @@ def compare(
                 settings=differing_settings((one, other)),
                 cached_baseline=caches[baseline],
                 cached_target=caches[i],
-                cache_fill_baseline_s=one.metrics.get("cache_fill_s"),
-                cache_fill_target_s=other.metrics.get("cache_fill_s"),
+                cache_fill_baseline_s=cache_fill_s(one),
+                cache_fill_target_s=cache_fill_s(other),
                 attribution=attribute_pairs(pairs, tuple(odd), seed, resamples, level),
             )
         )
@@ -323,10 +324,18 @@ def cached_stages(params: Mapping[str, str]) -> tuple[str, ...]:
     return CACHED[cache]
 
 
+def cache_fill_s(run: RunData) -> float | None:
+    """Seconds that filling its cache took, once for each sample; None for a run without one."""
+    done = run.columns.measured.done
+    filled = done.where(~np.isnan(done.cache_fill_s))
+    _, first = np.unique(filled.key_codes, return_index=True)  # repeats share one filling
+    return float(filled.cache_fill_s[first].sum()) if len(first) else None
+
+
 def differing_settings(runs: Sequence[RunData]) -> tuple[Setting, ...]:
-    """The settings that are not the same in all of the runs, without names and where they were logged."""
+    """The settings that are not the same in all of the runs, without labels: names, and where they were logged."""
     names = sorted({name for run in runs for name in run.params})
-    told = (name for name in names if name != "run_name" and not name.startswith("tracking."))
+    told = (name for name in names if not is_label(name))
     values = ((name, tuple(run.params.get(name, "-") for run in runs)) for name in told)
     return tuple(Setting(name, of_runs) for name, of_runs in values if len(set(of_runs)) > 1)
 
