@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUNS_PER_PAGE = 1000
+RECORDS = "records.parquet"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,8 @@ class RunFacts:
     params: dict[str, str]
     metrics: dict[str, float]  # of per-sample metrics the last sample's
     tags: dict[str, str]
+    artifact_uri: str = ""
+    dataset_root: str = ""  # the folder of the data, as the run's process wrote it; "": not on the run
 
 
 def find_runs(
@@ -93,6 +96,34 @@ def run_records(destination: Destination, run_id: str) -> list[SampleRecord]:
             return read_records(Path(client.download_artifacts(run_id, "records.parquet", folder)))
 
 
+def records_file(destination: Destination, run: RunFacts, folder: Path) -> Path:
+    """The run's records.parquet: in place where its artifacts lie on this machine, else downloaded under `folder`.
+
+    Raises UserError where the run left none.
+    """
+    if (place := _local_folder(run.artifact_uri)) is not None:
+        if (path := place / RECORDS).is_file():
+            return path
+        raise UserError(f"{run.status} without {RECORDS}, looked for in {place}")
+    client, _ = open_existing(destination)
+    with reporting(destination.uri):
+        if not any(file.path == RECORDS for file in client.list_artifacts(run.run_id)):
+            raise UserError(f"{run.status} without {RECORDS}")
+        (own := folder / run.run_id).mkdir(exist_ok=True)
+        return Path(client.download_artifacts(run.run_id, RECORDS, str(own)))
+
+
+def _local_folder(uri: str) -> Path | None:
+    """The folder that a file URI or a plain path names; None for what only a server can give."""
+    from urllib.parse import unquote, urlsplit
+
+    if "://" not in uri and not uri.startswith("file:"):
+        return Path(uri) if uri and ":" not in uri else None
+    parts = urlsplit(uri)
+    local = parts.scheme == "file" and parts.netloc in ("", "localhost")
+    return Path(unquote(parts.path)) if local else None
+
+
 def run_samples(destination: Destination, run_id: str) -> list[dict[str, object]]:
     """The rows of a run's table of samples; none where it left none."""
     client, _ = open_existing(destination)
@@ -112,4 +143,16 @@ def _facts(run: Run) -> RunFacts:
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
         tags=dict(run.data.tags),
+        artifact_uri=run.info.artifact_uri or "",
+        dataset_root=_dataset_root(run),
     )
+
+
+def _dataset_root(run: Run) -> str:
+    """Where the first dataset of the run lies, as `TrackedRun.log_dataset` writes it."""
+    for entry in run.inputs.dataset_inputs if run.inputs else ():
+        try:
+            return str(json.loads(entry.dataset.source)["uri"])
+        except (ValueError, KeyError, TypeError):  # another program's dataset
+            continue
+    return ""
