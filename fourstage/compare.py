@@ -107,7 +107,7 @@ def compare_command(words: Mapping[str, str]) -> Compared:
     where = Destination(words["uri"], None, words["experiment"])
     by = tuple(word.strip() for word in words["by"].split(",") if word.strip())
     chosen = select_runs(where, Words(words["baseline"], words["target"], words["sweep"], words["filter"], by))
-    out = Path(words["out"]).expanduser() if words["out"] else _beside(where) / slug(chosen.name)
+    out = Path(words["out"]).expanduser() if words["out"] else beside(where) / slug(chosen.name)
     return _compare(console(), where, chosen, by, margin, allow_invalid, out)
 
 
@@ -447,7 +447,7 @@ def slug(name: str) -> str:
     return re.sub(r"[^\w.=+-]+", "-", name, flags=re.ASCII).strip("-.")[:80] or "compare"
 
 
-def _beside(destination: Destination) -> Path:
+def beside(destination: Destination) -> Path:
     """Where comparisons are written by themselves: beside the database, which is mlruns/."""
     from fourstage.tracking.store import database_path
 

@@ -156,6 +156,7 @@ class SweepSettings:
     isolate: bool
     rounds: Annotated[int, Range(1, 1000)]
     memory_gb: Annotated[float, Range(above=0)] | None
+    compare: bool
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ import base64
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -359,6 +360,8 @@ def finish(sweep: Sweep, stopped: str = "") -> int:
         bad = [outcome for outcome in outcomes.values() if outcome.status in ("FAILED", "KILLED")]
         status = "KILLED" if stopped else "FAILED" if bad else "FINISHED"
         fill_parent(sweep.folder, outcomes, children)
+        if sweep.settings.compare and not stopped:
+            compare_jobs(sweep)
         sweep.folder.end(status)
         late = [outcome for outcome in outcomes.values() if not outcome.delivered]
         try:
@@ -369,6 +372,23 @@ def finish(sweep: Sweep, stopped: str = "") -> int:
         for line in summary(sweep.place.sweep, outcomes):
             say(line)
     return FAILED if bad else UNDELIVERED if late else 0
+
+
+def compare_jobs(sweep: Sweep) -> None:
+    """Compare the sweep's runs, print it, and put report and summary on the parent; the runs stand without it."""
+    from fourstage.compare import beside, compare_sweep, slug
+
+    destination = sweep.folder.state.destination
+    out = beside(destination) / slug(sweep.place.sweep)
+    try:
+        compared = compare_sweep(destination, sweep.place.parent, out)
+    except Exception as error:  # the store is away, a disk is full, a fault of ours
+        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        say(f"warning: not compared: {what}; try python -m fourstage.compare sweep={sweep.place.sweep}")
+        return
+    sweep.folder.add_tags({"mlflow.note.content": compared.markdown})
+    if compared.files:
+        shutil.copytree(out, sweep.folder.files / "comparison", dirs_exist_ok=True)
 
 
 def gather_outcomes(sweep: Sweep) -> tuple[dict[int, Outcome], list[RunFacts]]:

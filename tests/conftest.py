@@ -70,7 +70,8 @@ def run(store: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
     def call(*overrides: str) -> tuple[int, RunFacts | None]:
         before = {facts.run_id for facts in find_runs(store)}
-        code = main([*into(store), *SMALL, *overrides])
+        quick = ["sweep.compare=false"] if "-m" in overrides else []
+        code = main([*into(store), *SMALL, *quick, *overrides])
         left = [facts for facts in find_runs(store) if facts.run_id not in before]
         return code, left[0] if left else None
 

@@ -411,8 +411,19 @@ def test_a_sweep_killed_ten_times_ends_as_an_undisturbed_one(tmp_path: Path) -> 
     make_demo(tmp_path / "data", SIZE)
     demo = [f"dataset.{key}={getattr(SIZE, key)}" for key in ("samples", "seconds", "width", "height")]
     words = ["-m", "model=eventgpt,videollava", "temperature=0,0.5,1", "max_new_tokens=8", "protocol=quick", WARM]
+    words += ["tracking.traces=1", "sweep.compare=false"]
     found = subprocess.run(
-        [sys.executable, "-m", "tests.killed_sweep", "7", "10", *words, "tracking.traces=1", *demo],
+        [
+            sys.executable,
+            "-m",
+            "tests.killed_sweep",
+            "7",
+            "10",
+            *words,
+            "tracking.traces=1",
+            "sweep.compare=false",
+            *demo,
+        ],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -448,6 +459,7 @@ def test_ten_thousand_runs_do_not_slow_a_new_sweep(run: Run, tmp_path: Path, dat
     full = Destination(f"sqlite:///{tmp_path}/full.db", str(tmp_path / "artifacts"), "fourstage")
     _, experiment = open_store(full)
     words = [*SMALL, *into(full), *on(dataset), "-m", "sweep.name=many", "dataset.limit=1", "tracking.traces=0"]
+    words += ["sweep.compare=false"]
 
     def seconds(seed: int) -> float:
         start = time.perf_counter()
