@@ -1,7 +1,7 @@
 """What a job of a sweep costs beyond its samples, and whether a reused model is as quick as a fresh one.
 
     python benchmarks/sweep.py            # in a folder of its own; about three minutes on two quiet cores
-    python benchmarks/sweep.py weights=random weights.size=7b precision=bf16      # on a GPU
+    PAIRS=3 python benchmarks/sweep.py weights=random weights.size=7b precision=bf16      # on a GPU
 
 The demo model, quick protocol. A job's cost is the time from its beginning to the next one's, less the end-to-end
 times of its samples; jobs with the default traces (4 samples have 4) and without. Fresh and reused alternate: each
@@ -22,9 +22,9 @@ from fourstage.analysis.statistics import paired_interval
 from fourstage.tracking.read import RunFacts, children_of, find_runs, run_records
 from fourstage.tracking.store import Destination
 
-WORDS = ["generation=fixed", "max_new_tokens=64", "protocol=quick", "protocol.warmup=5"]
+WORDS = ["generation=fixed", "max_new_tokens=64", "protocol=quick", "protocol.warmup=5", "sweep.compare=false"]
 STORE = Destination("sqlite:///mlruns/mlflow.db", None, "fourstage")
-PAIRS = 5
+PAIRS = int(os.environ.get("PAIRS", "5"))
 
 
 def sweep(*words: str) -> list[RunFacts]:
