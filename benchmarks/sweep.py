@@ -50,6 +50,7 @@ def costs(runs: list[RunFacts]) -> list[float]:
 
 def main() -> None:
     os.chdir(tempfile.mkdtemp(prefix="fourstage-bench-"))
+    compare_reused()
     for what, words in (
         ("no warm-up", ["protocol.warmup=0"]),
         ("no warm-up, no traces", ["protocol.warmup=0", "tracking.traces=0"]),
@@ -57,6 +58,10 @@ def main() -> None:
         found = costs(sweep("seed=0,1,2,3,4,5", *words))
         print(f"a job beyond its samples, {what}: median {statistics.median(found):.2f} s of {len(found)}", end="")
         print(f" [{min(found):.2f}, {max(found):.2f}]", flush=True)
+
+
+def compare_reused() -> None:
+    """Times of a job with a reused model against the same job with a fresh one, and that the ids are the same."""
     fresh, reused = list[float](), list[float]()
     keys = list[str]()
     for number in range(PAIRS):
