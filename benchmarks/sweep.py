@@ -75,7 +75,7 @@ def compare_reused() -> None:
         fresh += one.total_s.tolist()
         reused += other.total_s.tolist()
         keys += [f"pair {number}"] * len(one)
-    found = paired_interval(fresh, reused, clusters=keys)
+    _, found = paired_interval(fresh, reused, clusters=keys)
     print(f"reused / fresh, total per sample: {found.estimate:.3f} [{found.low:.3f}, {found.high:.3f}]", end="")
     print(f"  {PAIRS} pairs of runs, {len(fresh)} samples, same token ids", flush=True)
 
