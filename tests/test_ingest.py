@@ -60,8 +60,9 @@ def test_each_model_of_a_file_is_a_checked_run_that_compare_finds(
         assert run.metrics["stage1_load_s.mean"] == pytest.approx(sum(r.load_s or 0 for r in records) / 20)
     assert compare.main([f"uri={where.uri}"]) == 0
     out = capsys.readouterr().out
-    assert "eventgpt-march (baseline)" in out
-    assert "slower than eventgpt-march in total, over 20 samples" in out
+    assert "baseline  eventgpt-march" in out
+    assert "longer a sample than eventgpt-march" in " ".join(out.split())
+    assert "20 samples pair" in out
 
 
 def test_a_file_that_is_there_is_told_and_not_taken_in_twice(
@@ -141,8 +142,10 @@ def test_a_faulty_file_is_kept_and_shown_as_invalid(
     assert "counts_are_the_ids" in run.tags["fourstage.checks_failed"].split(",")
     assert run.metrics["generate_s.median"] > 0
     assert not any(name.startswith(("stage3", "stage4", "ttft", "tpot")) for name in run.metrics)
-    assert compare.main([f"uri={where.uri}"]) == 0
-    assert "invalid eventgpt-night: counts_are_the_ids" in capsys.readouterr().out
+    assert compare.main([f"uri={where.uri}"]) == 2
+    assert "eventgpt-night" in capsys.readouterr().err
+    assert compare.main([f"uri={where.uri}", "allow_invalid=true"]) == 0
+    assert "invalid: eventgpt-night failed counts_are_the_ids" in capsys.readouterr().out
 
 
 def test_a_model_without_any_result_is_a_failed_run(where: Destination, tmp_path: Path) -> None:
