@@ -27,9 +27,10 @@ ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
 test: .venv/installed  ## run every test
 	$(BIN)/python -m pytest -q
 
-bench: .venv/installed  ## what measuring costs, and what a million records cost
+bench: .venv/installed  ## what measuring, a million records and comparing a thousand runs cost
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/compare.py
 
 lint: .venv/installed  ## formatting and lint
 	$(BIN)/ruff format --check .
