@@ -244,14 +244,17 @@ def sentence(attribution: Attribution, baseline_name: str, target_name: str) -> 
         f"{target_name} takes {with_limits(size)} {'longer' if sign > 0 else 'less'} a sample than {baseline_name} "
         f"({in_words(attribution.ratio.estimate)}) {over}"
     )
-    first, *others = along
-    if first in clear:
-        most = "most" if first.share > 0.5 else "the largest part"
-        text += f"; {most} of the gap comes from {_name(attribution, first)} ({_part(first)})"
-    else:
+    causes = [factor for factor in along if factor in clear]
+    if not causes:
         text += "; no single factor is told apart from chance"
-    if second := [factor for factor in others if factor in clear and factor.share >= TOLD]:
-        text += f", then {_and([f'{_name(attribution, factor)} ({_part(factor)})' for factor in second])}"
+    else:
+        first, *others = causes
+        most = "most of the gap" if first.share > 0.5 else "the largest part of the gap"
+        if first is not along[0]:
+            most = "of what is told apart from chance, the largest part"
+        text += f"; {most} comes from {_name(attribution, first)} ({_part(first)})"
+        if second := [factor for factor in others if factor.share >= TOLD]:
+            text += f", then {_and([f'{_name(attribution, factor)} ({_part(factor)})' for factor in second])}"
     if against := [factor for factor in clear if factor.share < 0 and -factor.share >= TOLD]:
         against.sort(key=lambda factor: factor.share)
         verb = "works" if len(against) == 1 else "work"

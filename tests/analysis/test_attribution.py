@@ -291,6 +291,25 @@ def test_the_sentence_tells_what_cancels_out_within_no_difference() -> None:
     assert "within it two takes 50.0 ms in loading longer, and 50.0 ms in encoding less" in text
 
 
+def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_told() -> None:
+    """Encoding and preprocessing scatter against each other: the larger part cannot be told, the smaller one can."""
+    records = simulated(3)
+    scatter = np.tile([-3.0, 3.0], 20)
+    target = [
+        replace(
+            r,
+            load_s=(r.load_s or 0) + 0.1,
+            encode_s=(r.encode_s or 0) + 0.3 + d,
+            preprocess_s=(r.preprocess_s or 0) + 0.2 - d,
+            total_s=(r.total_s or 0) + 0.6,
+        )
+        for r, d in zip(records, scatter, strict=True)
+    ]
+    text = sentence(attributed(records, target), "one", "two")
+    assert "; of what is told apart from chance, the largest part comes from loading (+100 ms, 17 % of the gap)" in text
+    assert "encoding" not in text
+
+
 def test_the_sentence_of_one_sample_claims_nothing() -> None:
     text = sentence(attributed([record("a")], [record("a", load=5.0)]), "one", "two")
     assert text.startswith("Nothing can be claimed about two against one over 1 paired sample:")
