@@ -22,7 +22,7 @@ from fourstage.analysis.attribution import Attribution, sentence
 from fourstage.analysis.comparison import Comparison, Pairwise, Row, RunData, Unpaired, Verdict
 from fourstage.analysis.words import seconds, with_limits
 from fourstage.escaping import markdown_cell, one_line
-from fourstage.screen import COLUMNS, heading, table_cells
+from fourstage.screen import COLUMNS, table_cells
 from fourstage.stages import STAGES
 
 if TYPE_CHECKING:
@@ -140,10 +140,7 @@ def _print_pair(screen: Console, found: Comparison, pair: Pairwise) -> None:
     for row in pair.rows:
         table.add_row(*_figures(row))
     screen.print(table)
-    screen.print(
-        f"  in words: of the means, where difference and ratio both exclude none; verdict: of the samples' own ratios, "
-        f"at {100 * found.alpha:g} %, equivalent within {100 * found.margin:g} %"
-    )
+    _print_legend(screen, found)
     _print_shares(screen, pair)
     _print_facts(screen, found)
     if pair.attribution is not None:
@@ -156,6 +153,13 @@ def _print_pair(screen: Console, found: Comparison, pair: Pairwise) -> None:
         if stages:
             cost = f"filling took {seconds(fill)}, in no stage" if fill is not None else "what filling took is unknown"
             screen.print(f"[yellow]cached[/yellow] in the {label}: {' and '.join(stages)}; {cost}")
+
+
+def _print_legend(screen: Console, found: Comparison) -> None:
+    screen.print(
+        "  in words: of the means, where difference and ratio both exclude none; verdict: of the samples' own ratios, "
+        f"at {100 * found.alpha:g} %, equivalent within {100 * found.margin:g} %"
+    )
 
 
 def _figures(row: Row) -> list[str]:
@@ -287,6 +291,7 @@ def _print_many(screen: Console, found: Comparison) -> None:
     screen.print(table)
     if len(found.runs) > MOST_RUNS:
         screen.print(f"… and {len(found.runs) - MOST_RUNS} more runs, in compare.json")
+    _print_legend(screen, found)
     _print_medians(screen, found.runs[:MOST_RUNS])
     for pair in found.pairs[:MOST_SENTENCES]:
         screen.print(shown(result(pair)))
@@ -299,11 +304,11 @@ def _print_many(screen: Console, found: Comparison) -> None:
 
 def _print_medians(screen: Console, runs: Sequence[RunData]) -> None:
     """Each run's own medians, stage by stage."""
-    cached = tuple(dict.fromkeys(stage for run in runs for stage in run.columns.cached_stages))
+    cached = any(run.columns.cached_stages for run in runs)
     table = _table(screen, "medians of each run over all that it answered")
     table.add_column("run", overflow="fold")
     for column in COLUMNS:
-        table.add_column(heading(column, cached) if column in cached else column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True)
     for run in runs:
         cells = table_cells(run.columns.measured, np.median)
         own = run.columns.cached_stages

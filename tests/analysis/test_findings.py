@@ -134,6 +134,7 @@ def test_a_cache_pays_back_what_filling_it_cost() -> None:
     ]
     frames, tensors = find("cache", made)
     assert (frames.question, frames.answer) == ("Does keeping decoded frames make a sample quicker?", "yes")
+    assert "The cached stages save 45" in frames.measured
     assert "paid back after 3 passes over the data" in frames.measured
     assert tensors.answer in ("no", "cannot tell")
     assert "What filling took is not on the records" in tensors.measured
