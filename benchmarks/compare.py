@@ -41,10 +41,18 @@ def main() -> int:
             process = subprocess.Popen(command, stdout=screen)
             _, status, usage = os.wait4(process.pid, 0)
         elapsed, gib = time.perf_counter() - start, usage.ru_maxrss / 2**20  # Linux counts KiB
-        written = {path.name: path.stat().st_size / 1e6 for path in sorted((Path(folder) / "out").iterdir())}
-        print(f"compared in {elapsed:.1f} s (limit {LIMIT_S}), peak {gib:.2f} GiB (limit {LIMIT_GIB}), exit {status}")
+        if status:
+            print(f"fourstage.compare ended with {os.waitstatus_to_exitcode(status)}")
+            return 1
+        files = sorted(path for path in (Path(folder) / "out").iterdir() if path.is_file())
+        written = {path.name: path.stat().st_size / 1e6 for path in files}
+        processor = usage.ru_utime + usage.ru_stime
+        print(
+            f"compared in {elapsed:.1f} s (limit {LIMIT_S}), {processor:.1f} s of a processor, peak {gib:.2f} GiB "
+            f"(limit {LIMIT_GIB}); load {os.getloadavg()[0]:.1f}"
+        )
         print(", ".join(f"{name} {size:.1f} MB" for name, size in written.items()))
-    return int(status != 0 or elapsed > LIMIT_S or gib > LIMIT_GIB)
+    return int(elapsed > LIMIT_S or gib > LIMIT_GIB)
 
 
 def make_store(folder: Path, runs: int, samples: int) -> Destination:
