@@ -18,7 +18,6 @@ help:  ## list these targets
 
 demo: .venv/installed  ## run both models on the demo dataset, compare them, say how to browse
 	$(RUN) -m model=eventgpt,videollava generation=greedy
-	$(BIN)/python -m fourstage.compare
 	@echo "Browse the runs: make ui, then open http://127.0.0.1:$(PORT)"
 
 ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
