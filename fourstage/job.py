@@ -14,7 +14,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -189,7 +189,7 @@ def _tracked(prepared: _Prepared, kept: Kept) -> Generator[None, None, Outcome]:
             return replace(same, status="DUPLICATE", why=f"the same settings as job {same.job}, run once")
         kept.made[prepared.identity.whole] = outcome
         outcome.job = job.place.job
-        if config.sweep.resume:
+        if config.sweep.resume or _was_tried(job):
             done, earlier = _look_back(prepared, job.place)
             if done is not None:
                 outcome.__dict__.update(vars(done))
@@ -225,6 +225,17 @@ def _tracked(prepared: _Prepared, kept: Kept) -> Generator[None, None, Outcome]:
             with signals_held():  # what was finished is kept; a second signal ends it all the same
                 _close(prepared, kept, folder, run, measuring, outcome)
     return outcome
+
+
+def _was_tried(job: Job) -> bool:
+    """Whether its launcher gives the job once more, since the process that had it died."""
+    from fourstage.tracking.folder import RunFolder
+
+    try:
+        state = RunFolder.open(job.folder).state
+    except UserError:
+        return False
+    return job.place is not None and state.tags.get("fourstage.session") == job.place.session
 
 
 def _look_back(prepared: _Prepared, place: Place) -> tuple[Outcome | None, Earlier | None]:
@@ -307,7 +318,9 @@ def _twin(folder: RunFolder, identity: Identity, place: Place) -> str | None:
     same = [
         run
         for run in children_of(folder.state.destination, place.parent, identity.settings)
-        if run.tags.get("fourstage.session") == place.session and run.tags.get("fourstage.identity") == identity.whole
+        if run.tags.get("fourstage.session") == place.session
+        and run.tags.get("fourstage.identity") == identity.whole
+        and (run.run_id == own or run.tags.get("fourstage.job") != str(place.job))  # not an earlier try of this job
     ]
     first = min(same, key=lambda run: (run.started_unix_s, run.run_id), default=None)
     if first is None or first.run_id == own:
@@ -432,10 +445,13 @@ def _fail(job: Job, error: Exception) -> Outcome:
 
     assert job.place is not None
     name = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in job.varied.items()) or f"job {job.place.job}"
-    _, tracking = settings.sweep_settings(job.tree)
-    tags = _sweep_tags(job.place) | {"fourstage.settings_hash": settings.identity(job.tree)}
+    sweep, tracking = settings.sweep_settings(job.tree)
+    same = settings.identity(job.tree)
+    tags = _sweep_tags(job.place) | {"fourstage.settings_hash": same}
     destination = Destination(tracking.uri, tracking.artifacts, tracking.experiment)
     with signals_held():
+        if sweep.resume:
+            _give_up_failed(destination, job.place.parent, same)
         folder = RunFolder.begin(job.folder, destination, name, settings.flatten(job.tree), tags, 0)
         outcome = Outcome("FAILED", name, job.place.job, why=_tell(folder, error), code=FAILED)
         folder.end("FAILED")
@@ -445,6 +461,16 @@ def _fail(job: Job, error: Exception) -> Outcome:
             _keep(folder, outcome, undelivered)
         outcome.run_id = folder.state.run_id
     return outcome
+
+
+def _give_up_failed(destination: Destination, parent: str, settings_hash: str) -> None:
+    """A sweep that goes on holds a job once, also one that could not begin before either."""
+    from fourstage.tracking.read import children_of, move_to_trash
+
+    with suppress(UserError):  # the store is away, which is told where the run is delivered
+        for run in children_of(destination, parent, settings_hash):
+            if run.status == "FAILED":
+                move_to_trash(destination, run.run_id)
 
 
 def _close(

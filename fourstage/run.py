@@ -72,7 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as error:  # said where it was raised
         code = error.code if isinstance(error.code, int) else FAILED
     except Exception as error:
-        code = _complain(error)
+        begun = sweep.of_this_process()
+        code = _complain(error) if begun is None or begun.collects else sweep.tell_broken(begun, error)
     try:
         if (begun := sweep.of_this_process()) is not None:
             code = max(code, sweep.finish(begun, stopped))
@@ -94,11 +95,16 @@ def hydra_job(cfg: DictConfig) -> float | None:
     from fourstage import sweep
 
     hydra = HydraConfig.get()
-    if Path(hydra.runtime.cwd).is_dir():  # a cluster's process may begin elsewhere
-        os.chdir(hydra.runtime.cwd)
     multirun = hydra.mode == RunMode.MULTIRUN
     number = hydra.job.num if multirun else int(os.environ.get(NUMBER, 0))
-    job = Job(as_tree(cfg), Path(hydra.runtime.output_dir), sweep.place_of_job(number), tuple(hydra.overrides.task))
+    folder, tree = Path(hydra.runtime.output_dir), as_tree(cfg)
+    if multirun and Path(hydra.runtime.cwd) != Path.cwd():  # a cluster's process begins elsewhere
+        if Path(hydra.runtime.cwd).is_dir():
+            os.chdir(hydra.runtime.cwd)
+            folder = Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
+        elif not sweep.reaches_from_afar(tree):
+            return None
+    job = Job(tree, folder, sweep.place_of_job(number), tuple(hydra.overrides.task))
     begun = sweep.of_this_process()
     if begun is not None and begun.collects:
         begun.jobs.append(job)
@@ -116,7 +122,7 @@ def hydra_job(cfg: DictConfig) -> float | None:
         return None
     say(sweep.title(job))
     if begun is not None:
-        begun.outcomes[number] = outcome = sweep.run_here(job, _kept)
+        sweep.note(begun, job, outcome := sweep.run_here(job, _kept))
         return sweep.objective(job, outcome)
     return _elsewhere(job)
 
@@ -131,7 +137,8 @@ def _elsewhere(job: Job) -> float | None:
         return None
     handlers = _catch_signals()
     try:
-        return sweep.objective(job, sweep.run_here(job, _kept))
+        sweep.tell_duplicate(job, outcome := sweep.run_here(job, _kept))
+        return sweep.objective(job, outcome)
     except (KeyboardInterrupt, Terminated, SystemExit):
         return None  # the run is KILLED, and said so
     except Exception:

@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -73,6 +74,7 @@ class Sweep:
     collects: bool  # Hydra composes the jobs here, and they run afterwards
     jobs: list[Job] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    broken: str = ""  # what ended the launcher or sweeper before its jobs
 
 
 class Callback(HydraCallback):
@@ -90,6 +92,9 @@ def begin(config: DictConfig) -> Sweep:
     """Make the parent, or with sweep.resume find it again, and put the jobs' place into what Hydra gives them."""
     from omegaconf import open_dict
 
+    from fourstage.launchers import prepare
+
+    prepare(config)
     with signals_held():
         from fourstage.tracking.deliver import announce
         from fourstage.tracking.folder import RunFolder
@@ -115,8 +120,11 @@ def begin(config: DictConfig) -> Sweep:
         "fourstage.dataset_hash": data or "differs by job",
     }
     params = {_key(word): str(word).partition("=")[2] for word in config.hydra.overrides.task} | swept
+    root = Path(config.hydra.sweep.dir)
+    for left in root.glob(f"*/{OUTCOME}"):  # of an earlier sweep in a folder that was asked for by name
+        left.unlink()
     folder = RunFolder.begin(
-        Path(config.hydra.sweep.dir), destination, before.name if before else label, params, tags, traces=0,
+        root, destination, before.name if before else label, params, tags, traces=0,
         run_id=before.run_id if before else None,
     )  # fmt: skip
     try:
@@ -198,7 +206,7 @@ def run_collected(sweep: Sweep, kept: Kept) -> None:
     if sweep.settings.isolate:
         for job in sweep.jobs:
             _announce(job)
-            _note(sweep, job, _run_apart(job))
+            note(sweep, job, _run_apart(job))
         return
     order = list(by_model(sweep.jobs))
     turns = {_number(job): take_turns(job, kept) for job in order}
@@ -212,7 +220,7 @@ def run_collected(sweep: Sweep, kept: Kept) -> None:
                     next(turns[number])
                 except StopIteration as stop:
                     del turns[number]
-                    _note(sweep, job, stop.value)
+                    note(sweep, job, stop.value)
     finally:
         for left in turns.values():
             left.close()
@@ -240,8 +248,14 @@ def title(job: Job) -> str:
     return f"job {_number(job)}: {varied or 'as configured'}"
 
 
-def _note(sweep: Sweep, job: Job, outcome: Outcome) -> None:
+def note(sweep: Sweep, job: Job, outcome: Outcome) -> None:
+    """What became of a job of this process."""
     sweep.outcomes[_number(job)] = outcome
+    tell_duplicate(job, outcome)
+
+
+def tell_duplicate(job: Job, outcome: Outcome) -> None:
+    """Say that a job is another one's and was not run."""
     if outcome.status == "DUPLICATE":
         say(f"job {_number(job)}: not run, {outcome.why}")
 
@@ -284,7 +298,9 @@ OUTCOME = "outcome.json"
 def write_outcome(folder: Path, outcome: Outcome) -> None:
     """What became of a job, where the process that started the sweep finds it."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / OUTCOME).write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    making = folder / f"{OUTCOME}.making"
+    making.write_text(json.dumps(asdict(outcome)), encoding="utf-8")
+    making.replace(folder / OUTCOME)
 
 
 def read_outcome(folder: Path) -> Outcome | None:
@@ -295,6 +311,7 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 def run_here(job: Job, kept: Kept) -> Outcome:
     """A job as soon as its launcher gives it, and its outcome beside it."""
+    (job.folder / OUTCOME).unlink(missing_ok=True)  # of an earlier try
     outcome = run_job(job, kept)
     write_outcome(job.folder, outcome)
     return outcome
@@ -315,7 +332,11 @@ def stop_processes() -> None:
     """End what a launcher started and an interrupted sweep would leave running."""
     import psutil
 
-    left = psutil.Process().children(recursive=True)
+    left = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if "resource_tracker" not in " ".join(process.cmdline())  # Python's own, which end after this one
+    ]
     for process in left:
         process.terminate()
     _, alive = psutil.wait_procs(left, timeout=STOP_LIMIT_S / 4)
@@ -336,7 +357,32 @@ def has_ended(place: Place, job: Job) -> bool:
         )
     except UserError:  # the store is away: the job goes on, and is sent later
         return False
-    return bool(found) and found[0].status == "KILLED"
+    return bool(found) and found[0].status != "RUNNING"
+
+
+def reaches_from_afar(tree: Mapping[str, Any]) -> bool:
+    """Whether a machine without the sweep's folder reaches the store; says so where it does not."""
+    _, tracking = settings.sweep_settings(tree)
+    if tracking.uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
+        return True
+    say(
+        f"error: tracking.uri={tracking.uri} is on the disk of the machine where the sweep began, and this one does "
+        "not see it: share the disk, or use tracking=server"
+    )
+    return False
+
+
+def tell_broken(sweep: Sweep, error: Exception) -> int:
+    """Say what ended the launcher or the sweeper, since no job raises anything; the parent keeps the traceback."""
+    first = next(iter(str(error).splitlines()), "")
+    if "No trials are completed yet" in first:
+        sweep.broken = "no trial gave the objective: nothing was found"
+    else:
+        sweep.broken = f"the launcher or sweeper ended with {type(error).__name__}: {first}"
+    say(f"error: {sweep.broken} (traceback.txt of the sweep's parent has the whole)")
+    sweep.folder.add_tags({"fourstage.error": sweep.broken})
+    sweep.folder.add_file("traceback.txt", "".join(traceback.format_exception(error)))
+    return FAILED
 
 
 def refuse_alone(job: Job) -> None:
@@ -353,12 +399,12 @@ def finish(sweep: Sweep, stopped: str = "") -> int:
     """
     from fourstage.tracking.deliver import deliver
 
-    if stopped and not sweep.collects:
+    if (stopped or sweep.broken) and not sweep.collects:
         stop_processes()
     with signals_held():
         outcomes, children = gather_outcomes(sweep)
         bad = [outcome for outcome in outcomes.values() if outcome.status in ("FAILED", "KILLED")]
-        status = "KILLED" if stopped else "FAILED" if bad else "FINISHED"
+        status = "KILLED" if stopped else "FAILED" if bad or sweep.broken else "FINISHED"
         fill_parent(sweep.folder, outcomes, children)
         if sweep.settings.compare and not stopped:
             compare_jobs(sweep)
@@ -396,19 +442,17 @@ def gather_outcomes(sweep: Sweep) -> tuple[dict[int, Outcome], list[RunFacts]]:
     from fourstage.tracking.read import children_of
 
     outcomes = dict(sweep.outcomes)
-    root = sweep.folder.path
-    for number in range(len(sweep.expected or ())):
-        if number not in outcomes and (found := read_outcome(root / str(number))):
-            outcomes[number] = found
+    for path in sweep.folder.path.glob(f"*/{OUTCOME}"):
+        if (found := read_outcome(path.parent)) and found.job is not None:
+            outcomes.setdefault(found.job, found)
     try:
         children = children_of(sweep.folder.state.destination, sweep.place.parent)
     except UserError:  # it is away; the folders say what became of the jobs
         children = []
     for run in children:
         number = int(run.tags.get("fourstage.job", -1))
-        if run.tags.get("fourstage.session") != sweep.place.session or number in outcomes:
-            continue
-        outcomes[number] = _ended(sweep, run, number)
+        if run.tags.get("fourstage.session") == sweep.place.session:
+            outcomes.setdefault(number, _ended(sweep, run, number))  # also where a later try has told of the job
     for number, words in enumerate(sweep.expected or ()):
         if number not in outcomes:
             outcomes[number] = Outcome("FAILED", " ".join(words), number, why="it never began", code=FAILED)
@@ -417,6 +461,8 @@ def gather_outcomes(sweep: Sweep) -> tuple[dict[int, Outcome], list[RunFacts]]:
 
 def _ended(sweep: Sweep, run: RunFacts, number: int) -> Outcome:
     """The outcome of a job that left no word: its run in the store, ended where its process died."""
+    from fourstage.sync import end_dead
+    from fourstage.tracking.deliver import deliver
     from fourstage.tracking.run import TrackedRun
 
     if run.status == "FINISHED":
@@ -424,10 +470,25 @@ def _ended(sweep: Sweep, run: RunFacts, number: int) -> Outcome:
     why = run.tags.get("fourstage.error", "")
     if run.status == "RUNNING":
         why = "its process died"
-        lost = TrackedRun.reopen(sweep.folder.state.destination, run.run_id)
-        lost.log_tags({"fourstage.error": why})
-        lost.end("KILLED")
+        if (folder := _folder_of(run)) is not None:
+            end_dead(folder)
+            deliver(folder)
+        else:  # on another machine's disk
+            lost = TrackedRun.reopen(sweep.folder.state.destination, run.run_id)
+            lost.log_tags({"fourstage.error": why})
+            lost.end("KILLED")
     return Outcome("KILLED" if run.status == "RUNNING" else run.status, run.name, number, run.run_id, why, code=FAILED)
+
+
+def _folder_of(run: RunFacts) -> RunFolder | None:
+    """The folder of a run, if this machine has it."""
+    from fourstage.tracking.folder import RunFolder
+
+    try:
+        folder = RunFolder.open(Path(run.tags.get("fourstage.folder", "")))
+    except UserError:
+        return None
+    return folder if folder.state.run_id == run.run_id else None
 
 
 JOB_COLUMNS = {  # of the parent's table of jobs: heading → metric
