@@ -139,8 +139,12 @@ def _elsewhere(job: Job) -> float | None:
     try:
         sweep.tell_duplicate(job, outcome := sweep.run_here(job, _kept))
         return sweep.objective(job, outcome)
-    except (KeyboardInterrupt, Terminated, SystemExit):
+    except (KeyboardInterrupt, Terminated):
         return None  # the run is KILLED, and said so
+    except SystemExit:
+        if "SUBMITIT_EXECUTOR" in os.environ:  # its way to give a job that is preempted to a later process
+            raise
+        return None  # Ray's way to stop a job
     except Exception:
         traceback.print_exc()
         return None

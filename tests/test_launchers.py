@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +23,11 @@ import psutil
 import pytest
 from omegaconf import OmegaConf
 
+from fourstage.compose import compose
 from fourstage.launchers import check_address
 from fourstage.run import main
 from fourstage.stages import UserError
+from fourstage.sweep import reaches_from_afar
 from fourstage.tracking.folder import RunFolder
 from fourstage.tracking.read import RunFacts, children_of, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
@@ -116,7 +118,19 @@ def job_folder(folder: Path, number: int) -> Path | None:
     return found.parent if found and found.stat().st_size else None
 
 
-def kill_job(folder: Path, number: int, process: subprocess.Popen[str], after: Sequence[int] = ()) -> None:
+def strike(folder: Path, signals: dict[int, signal.Signals], process: subprocess.Popen[str]) -> None:
+    """Send each of these jobs its signal while it measures."""
+
+    def done() -> bool:
+        for number in list(signals):
+            if where := job_folder(folder, number):
+                os.kill(RunFolder.open(where).state.process.pid, signals.pop(number))
+        return not signals
+
+    wait_for(done, process)
+
+
+def kill_job(folder: Path, number: int, process: subprocess.Popen[str], after: Sequence[int]) -> None:
     """kill -9 of a job's process while it measures, after these others have ended."""
     where = wait_for(lambda: job_folder(folder, number), process)
     pid = RunFolder.open(where).state.process.pid
@@ -147,7 +161,7 @@ def disturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[S
     def with_submitit() -> Swept:
         other = tmp_path_factory.mktemp("submitit")
         process = begin(other, *SUBMITIT, *LONG, "device=auto,cuda:9,cpu")
-        kill_job(other, 0, process)
+        strike(other, {0: signal.SIGKILL, 2: signal.SIGUSR2}, process)
         return end(process, local(other))
 
     with ThreadPoolExecutor() as threads:
@@ -212,7 +226,7 @@ def test_parallel_jobs_give_the_tokens_of_one_process(resumed: Swept, run: Run, 
 
 @pytest.fixture(scope="module")
 def submitted(disturbed: tuple[Swept, Swept]) -> Swept:
-    """The process of job 0 is killed, job 1 cannot begin, job 2 is undisturbed."""
+    """The process of job 0 is killed, job 1 cannot begin, job 2 is preempted, which Slurm does with SIGUSR2."""
     return disturbed[1]
 
 
@@ -224,16 +238,16 @@ def test_submitit_goes_on_where_a_process_dies(submitted: Swept) -> None:
     assert "cuda:9" in submitted.text(submitted.job(1), "traceback.txt")
     assert (submitted.code, submitted.parent.status) == (1, "FAILED")
     assert "Traceback" not in submitted.err
-    assert submitted.job(2).name.endswith("device=cpu")
+    assert submitted.job(2).name.endswith("device=cpu")  # named by what differs
+
+
+def test_a_preempted_job_goes_on_with_its_run(submitted: Swept) -> None:
+    assert int(submitted.job(2).tags["fourstage.continued_at"]) > 0
+    positions = [record.position for record in run_records(submitted.where, submitted.job(2).run_id)]
+    assert positions == list(range(80))  # none is lost, none is there twice
 
 
 # ---- a server on PostgreSQL, an existing Ray cluster ----
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with postgres() as database, mlflow_server(database, tmp_path_factory.mktemp("server")) as uri:
-        yield uri
 
 
 def kept_by(server: str, experiment: str) -> tuple[Destination, Sequence[str]]:
@@ -241,10 +255,39 @@ def kept_by(server: str, experiment: str) -> tuple[Destination, Sequence[str]]:
     return Destination(server, None, experiment), words
 
 
-def test_a_server_on_postgresql_takes_eight_jobs_of_four_workers(server: str, tmp_path: Path) -> None:
+def four_workers(server: str, folder: Path) -> Swept:
     where, words = kept_by(server, "eight")
     four = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4"]
-    swept = end(begin(tmp_path, *four, *words, "model=eventgpt,videollava", "seed=0,1,2,3"), where)
+    return end(begin(folder, *four, *words, "model=eventgpt,videollava", "seed=0,1,2,3"), where)
+
+
+def on_a_cluster(server: str, folder: Path) -> Swept:
+    """The cluster runs in another folder, and does not get the sweep's environment. Job 0 is killed, 1 cannot begin."""
+    where, words = kept_by(server, "ray")
+    elsewhere = folder / "cluster"
+    elsewhere.mkdir()
+    with ray_cluster(elsewhere, processors=2) as environ:
+        ray = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={environ['RAY_ADDRESS']}"]
+        process = begin(folder, *ray, *words, *LONG, "device=auto,cuda:9", environ=environ)
+        strike(folder, {0: signal.SIGKILL}, process)
+        return end(process, where)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Future[Swept], Future[Swept]]]:
+    """Two sweeps at the same time on one server."""
+    with (
+        postgres() as database,
+        mlflow_server(database, tmp_path_factory.mktemp("server")) as uri,
+        ThreadPoolExecutor() as threads,
+    ):
+        made = [threads.submit(sweep, uri, tmp_path_factory.mktemp("served")) for sweep in (four_workers, on_a_cluster)]
+        wait(made)
+        yield made[0], made[1]
+
+
+def test_a_server_on_postgresql_takes_eight_jobs_of_four_workers(served: tuple[Future[Swept], Future[Swept]]) -> None:
+    swept = served[0].result()
     assert (swept.code, swept.parent.status) == (0, "FINISHED"), swept.err
     assert swept.states == ["FINISHED"] * 8
     assert Counter((run.params["model.name"], run.params["seed"]) for run in swept.children) == Counter(
@@ -252,31 +295,21 @@ def test_a_server_on_postgresql_takes_eight_jobs_of_four_workers(server: str, tm
     )
     assert len({run.name for run in swept.children}) == 8  # named by what differs
     for run in swept.children:  # a value for each sample, of every run
-        assert len(run_records(where, run.run_id)) == 2
+        assert len(run_records(swept.where, run.run_id)) == 2
         assert len(run.metrics) == len(swept.children[0].metrics)
     assert swept.parent.metrics["jobs_finished"] == 8
     assert len(swept.text(swept.parent, "samples.json")) > 100
 
 
 def test_an_existing_ray_cluster_runs_the_jobs_and_starts_one_again_whose_process_died(
-    server: str, tmp_path: Path
+    served: tuple[Future[Swept], Future[Swept]],
 ) -> None:
-    """The cluster runs in another folder, and does not get the sweep's environment."""
-    where, words = kept_by(server, "ray")
-    elsewhere, folder = tmp_path / "cluster", tmp_path / "sweep"
-    elsewhere.mkdir()
-    folder.mkdir()
-    with ray_cluster(elsewhere, processors=2) as environ:
-        ray = ["hydra/launcher=ray", f"hydra.launcher.ray.init.address={environ['RAY_ADDRESS']}"]
-        process = begin(folder, *ray, *words, *LONG, "device=auto,cuda:9", environ=environ)
-        kill_job(folder, 0, process)
-        swept = end(process, where)
+    swept = served[1].result()
     assert swept.states == ["FINISHED", "FAILED"], swept.err
-    assert "continued_at" in " ".join(swept.job(0).tags)
-    assert len(run_records(where, swept.job(0).run_id)) == 80
+    assert int(swept.job(0).tags["fourstage.continued_at"]) > 0
+    assert len(run_records(swept.where, swept.job(0).run_id)) == 80
     assert (swept.code, swept.parent.status) == (1, "FAILED")
     assert "cuda:9" in swept.text(swept.job(1), "traceback.txt")
-    assert not list(elsewhere.rglob("mlflow.db"))
 
 
 def test_a_ray_cluster_that_does_not_answer_is_told_at_once() -> None:
@@ -284,6 +317,12 @@ def test_a_ray_cluster_that_does_not_answer_is_told_at_once() -> None:
     with pytest.raises(UserError, match=rf"address=127.0.0.1:{port}: Connection refused; is Ray started there"):
         check_address(f"127.0.0.1:{port}")
     check_address("local")
+
+
+def test_a_machine_that_does_not_see_the_store_is_told_to_use_a_server(capsys: pytest.CaptureFixture[str]) -> None:
+    assert not reaches_from_afar(compose([]))
+    assert "this one does not see it: share the disk, or use tracking=server" in capsys.readouterr().err
+    assert reaches_from_afar(compose(["tracking=server", "tracking.uri=http://127.0.0.1:5000"]))
 
 
 # ---- Optuna ----
