@@ -1,7 +1,8 @@
 """Where runs go: an SQLite database with a folder of artifacts, or a tracking server.
 
 Opening makes what is missing, and says in one line what the user can mend. Left out: what is written there
-(`run.py`) and read back (`read.py`). MLflow takes a second to import, so it is imported inside functions.
+(`run.py`), how the UI shows it (`views.py`), and reading it back (`read.py`). MLflow takes a second to import, so it
+is imported inside functions.
 
     here = Destination("sqlite:///mlruns/mlflow.db", "mlruns/artifacts", "fourstage")
     client, experiment_id = open_store(here)
@@ -25,6 +26,7 @@ from fourstage.stages import UserError
 if TYPE_CHECKING:
     from filelock import BaseFileLock
     from mlflow import MlflowClient
+    from mlflow.entities import Experiment
 
 SQLITE = "sqlite:///"
 LOCK_LIMIT_S = 120  # making a store takes about 2 s
@@ -98,17 +100,22 @@ def open_existing(destination: Destination) -> tuple[MlflowClient, str]:
     with reporting(destination.uri):
         from mlflow import MlflowClient
 
-        path = database_path(destination.uri)
-        if path is not None:
-            if not _has_content(path):
-                raise UserError(f"no runs: {path} does not exist; run something first, or set tracking.uri")
-            _check_database(path, writing=False)
+        check_existing(destination.uri)
         client = MlflowClient(resolved_uri(destination.uri))
-        experiment_id = _experiment_id(client, destination.experiment)
-        if experiment_id is None:
-            names = ", ".join(f"'{experiment.name}'" for experiment in client.search_experiments(max_results=10))
+        experiment = _experiment(client, destination.experiment)
+        if experiment is None:
+            names = ", ".join(f"'{known.name}'" for known in client.search_experiments(max_results=10))
             raise UserError(f"no experiment '{destination.experiment}' in {shown(destination.uri)}; it has {names}")
-        return client, experiment_id
+        return client, str(experiment.experiment_id)
+
+
+def check_existing(uri: str) -> None:
+    """Raise UserError where a database is not there or cannot be read; of a server nothing is asked."""
+    path = database_path(uri)
+    if path is not None:
+        if not _has_content(path):
+            raise UserError(f"no runs: {path} does not exist; run something first, or set tracking.uri")
+        _check_database(path, writing=False)
 
 
 def set_up_mlflow() -> None:
@@ -239,12 +246,16 @@ def _open_experiment(
 ) -> tuple[MlflowClient, str]:
     from mlflow import MlflowClient
 
+    from fourstage.tracking.views import prepare
+
     client = MlflowClient(uri)
-    experiment_id = _experiment_id(client, destination.experiment)
-    if experiment_id is not None:
-        return client, experiment_id
-    with _lock(database) if database else nullcontext():
-        return client, _create_experiment(client, destination.experiment, artifacts)
+    experiment = _experiment(client, destination.experiment)
+    if experiment is None:
+        with _lock(database) if database else nullcontext():
+            experiment_id = _create_experiment(client, destination.experiment, artifacts)
+        experiment = client.get_experiment(experiment_id)
+    prepare(client, experiment)
+    return client, str(experiment.experiment_id)
 
 
 def _create_experiment(client: MlflowClient, name: str, artifacts: str | None) -> str:
@@ -258,16 +269,14 @@ def _create_experiment(client: MlflowClient, name: str, artifacts: str | None) -
         return str(client.get_experiment_by_name(name).experiment_id)  # somebody was quicker
 
 
-def _experiment_id(client: MlflowClient, name: str) -> str | None:
+def _experiment(client: MlflowClient, name: str) -> Experiment | None:
     experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return None
-    if experiment.lifecycle_stage == "deleted":
+    if experiment is not None and experiment.lifecycle_stage == "deleted":
         raise UserError(
             f"experiment '{name}' is deleted; restore it with: "
             f"mlflow experiments restore --experiment-id {experiment.experiment_id}, or choose another name"
         )
-    return str(experiment.experiment_id)
+    return experiment
 
 
 def _has_content(path: Path) -> bool:
