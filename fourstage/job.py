@@ -25,6 +25,7 @@ from fourstage import config as settings
 from fourstage.config import Config, DemoDatasetSettings, JsonDatasetSettings
 from fourstage.identity import identify
 from fourstage.stages import Sample, SampleRecord, UserError
+from fourstage.tracking.views import UNFOLDED
 
 if TYPE_CHECKING:
     from fourstage.analysis.columns import Columns
@@ -605,7 +606,7 @@ def _tags(prepared: _Prepared) -> dict[str, str]:
 
 
 def _sweep_tags(place: Place) -> dict[str, str]:
-    return {
+    return UNFOLDED | {
         "mlflow.parentRunId": place.parent,
         "fourstage.sweep": place.sweep,
         "fourstage.session": place.session,
