@@ -21,6 +21,7 @@ demo: .venv/installed  ## run both models on the demo dataset, compare them, say
 	@echo "Browse the runs: make ui, then open http://127.0.0.1:$(PORT)"
 
 ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
+	@$(BIN)/python -m fourstage.tracking.views http://127.0.0.1:$(PORT) sqlite:///mlruns/mlflow.db
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1 --port $(PORT)
 
 test: .venv/installed  ## run every test
@@ -45,4 +46,4 @@ format: .venv/installed  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove .venv and caches; data and runs stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build

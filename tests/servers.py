@@ -80,7 +80,7 @@ def ray_cluster(folder: Path, processors: int = 4) -> Iterator[dict[str, str]]:
     """
     program = shutil.which("ray", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
     if program is None:
-        _absent("ray", "pip install 'fourstage[ray]'")
+        absent("ray", "pip install 'fourstage[ray]'")
     port = free_port()
     with ray_home() as environment:
         environ = os.environ | environment
@@ -112,11 +112,12 @@ def _postgres_programs() -> Path:
     needed = ("initdb", "postgres", "pg_isready")
     folders = [folder for folder in folders if all((folder / name).exists() for name in needed)]
     if not folders:
-        _absent("PostgreSQL", "apt-get install postgresql")
+        absent("PostgreSQL", "apt-get install postgresql")
     return folders[-1]
 
 
-def _absent(what: str, how: str) -> None:
+def absent(what: str, how: str) -> None:
+    """Skip the test, since `what` is not installed, or fail it where it must not be skipped."""
     reason = f"no {what}: {how}"
     if "servers" in os.environ.get("FOURSTAGE_REQUIRE", ""):
         pytest.fail(reason)
