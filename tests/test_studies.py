@@ -15,6 +15,7 @@ from fourstage.run import main
 from fourstage.studies import find_study, list_studies, read_study
 from fourstage.tracking.read import find_runs
 from fourstage.tracking.store import Destination, open_store
+from tests.small import jobs_since
 
 SHIPPED = conf_folder() / "experiments"
 NAMES = list_studies([SHIPPED])
@@ -81,7 +82,7 @@ def test_a_study_runs_end_to_end(name: str, place: Path, monkeypatch: pytest.Mon
     before = len(find_runs(store))
     swept = find_study(name, [SHIPPED]).params
     assert main(["-m", f"+experiments={name}", *TINY]) == 0
-    made = find_runs(store)[: len(find_runs(store)) - before]
+    made = jobs_since(store, before)
     expected = 1
     for key, values in swept.items():
         expected *= 1 if key == "max_new_tokens" else len(values.split(","))  # here all are short
@@ -104,8 +105,7 @@ def test_a_study_of_ones_own_is_found_in_the_folder_that_one_is_in(
     assert "study: mine" in capsys.readouterr().out
     assert main(["-m", "+experiments=mine", *TINY]) == 0
     err = capsys.readouterr().err
-    assert "job 0: temperature=0 " in err
-    assert "job 1: temperature=0.5 " in err
+    assert "job 0: temperature=0\njob 1: temperature=0.5\nsweep mine-" in err
     assert main(["-m", "+experiments=min"]) == 2
     assert capsys.readouterr().err == "error: unknown experiment 'min'; did you mean 'mine'?\n"
 

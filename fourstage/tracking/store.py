@@ -72,7 +72,10 @@ def open_store(destination: Destination) -> tuple[MlflowClient, str]:
         path = database_path(destination.uri)
         known = _opened.get(destination)
         if path is not None and known is not None and known[0] == _same_file(path):
-            return known[1], known[2]
+            _, client, experiment_id = known
+            experiment = _experiment(client, destination.experiment)  # raises where it was deleted meanwhile
+            if experiment is not None and experiment.experiment_id == experiment_id:
+                return client, experiment_id
         if path is None:
             return _open_experiment(destination, resolved_uri(destination.uri), _server_artifacts(destination))
         _make_database(path)
