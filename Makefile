@@ -24,8 +24,8 @@ ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
 	@$(BIN)/python -m fourstage.tracking.views http://127.0.0.1:$(PORT) sqlite:///mlruns/mlflow.db
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1 --port $(PORT)
 
-test: .venv/installed  ## run every test
-	$(BIN)/python -m pytest -q
+test: .venv/installed  ## run every test, a file at a time on each processor
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
 bench: .venv/installed  ## what measuring, a million records and comparing a thousand runs cost
 	$(BIN)/python benchmarks/harness.py

@@ -323,8 +323,12 @@ def test_a_run_without_any_success_is_reported() -> None:
 
 
 def test_a_stage_from_a_cache_is_told_as_cached_with_what_filling_took() -> None:
-    cached = [replace(r, load_s=0.0001, total_s=(r.total_s or 0) - (r.load_s or 0) + 0.0001) for r in records()]
-    changes = {1: {"params": {"cache": "frames"}, "metrics": {"cache_fill_s": 12.5}}}
+    fill_s = 12.5 / len({r.key for r in records()})  # of each sample
+    cached = [
+        replace(r, load_s=0.0001, total_s=(r.total_s or 0) - (r.load_s or 0) + 0.0001, cache_fill_s=fill_s)
+        for r in records()
+    ]
+    changes = {1: {"params": {"cache": "frames"}}}
     made = subject(records(), cached, changes=changes)
     page = Page(html(made))
     place = page.cells.index("load")
