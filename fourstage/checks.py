@@ -125,6 +125,16 @@ def as_dict(checks: Sequence[Check]) -> dict[str, Any]:
     return {"valid": valid(checks), "checks": [asdict(check) for check in checks]}
 
 
+def as_tags(checks: Sequence[Check]) -> dict[str, str]:
+    """What a run's tags say of them: whether it is valid, and which failed and which warned."""
+    named = {word: ",".join(check.id for check in checks if check.verdict == word) for word in ("fail", "warn")}
+    return {
+        "fourstage.valid": str(valid(checks)).lower(),
+        "fourstage.checks_failed": named["fail"] or "none",
+        "fourstage.checks_warned": named["warn"] or "none",
+    }
+
+
 def not_finished(status: str, records: int) -> Check:
     """The one check of a run that ended before its checks: it is invalid."""
     return Check(

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 
 from fourstage.config import SettingError
 from fourstage.stages import SampleRecord, UserError
-from fourstage.words import parse_words
+from fourstage.words import parse_words, run_command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,16 +86,12 @@ class Compared:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if any(word in ("-h", "--help") for word in argv):
-        print(__doc__)
+
+    def command(words: Sequence[str]) -> int:
+        compare_command(parse_words(words, WORDS))
         return 0
-    try:
-        compare_command(parse_words(argv, WORDS))
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return run_command(__doc__, argv, command)
 
 
 def compare_command(words: Mapping[str, str]) -> Compared:

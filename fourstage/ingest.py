@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from fourstage.config import SettingError
 from fourstage.legacy import LegacyRun, NoResultsError, read_legacy, shown
 from fourstage.stages import UserError
-from fourstage.words import parse_words
+from fourstage.words import parse_words, run_command
 
 if TYPE_CHECKING:
     from fourstage.analysis.columns import Columns
@@ -45,18 +45,16 @@ WORDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if any(word in ("-h", "--help") for word in argv):
-        print(__doc__)
-        return 0
-    try:
-        return ingest(parse_words(argv, WORDS))
-    except NoResultsError as error:
-        return _complain(str(error), FAILED)
-    except UserError as error:
-        return _complain(str(error), UNUSABLE)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
+
+    def command(words: Sequence[str]) -> int:
+        try:
+            return ingest(parse_words(words, WORDS))
+        except NoResultsError as error:
+            return _complain(str(error), FAILED)
+        except KeyboardInterrupt:
+            return _complain("interrupted", INTERRUPTED)
+
+    return run_command(__doc__, argv, command)
 
 
 def ingest(words: Mapping[str, str]) -> int:
@@ -209,7 +207,7 @@ def _record(
     """Everything that a run of ours leaves, as far as a file has it; no traces, since nobody saw the samples pass."""
     from fourstage.analysis.quality import quality
     from fourstage.analysis.statistics import summarise_run
-    from fourstage.checks import as_dict, valid
+    from fourstage.checks import as_dict, as_tags
 
     name = legacy.params.get("dataset.name", origin.path.stem)
     run.log_dataset(name, origin.digest, str(origin.path), len(legacy.records))
@@ -231,14 +229,7 @@ def _record(
         },
     )
     run.log_dict("checks.json", as_dict(checks))
-    named = {word: ",".join(check.id for check in checks if check.verdict == word) for word in ("fail", "warn")}
-    run.log_tags(
-        {
-            "fourstage.valid": str(valid(checks)).lower(),
-            "fourstage.checks_failed": named["fail"] or "none",
-            "fourstage.checks_warned": named["warn"] or "none",
-        }
-    )
+    run.log_tags(as_tags(checks))
 
 
 def _of_the_file(legacy: LegacyRun) -> dict[str, float]:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourstage.config import Config, SettingError, check, suggest
 from fourstage.stages import STAGES, Features, Generation, Inputs, Media, UserError
+from fourstage.words import run_command
 
 if TYPE_CHECKING:
     from fourstage.measure import Stopwatch
@@ -56,20 +57,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
     from fourstage.compose import compose
 
-    argv = sys.argv[1:] if argv is None else argv
-    if any(word in ("-h", "--help") for word in argv):
-        print(__doc__)
-        return 0
-    try:
-        words, overrides = _words(argv)
+    def command(given: Sequence[str]) -> int:
+        words, overrides = _words(given)
         inspection = inspect(check(compose(overrides)), words["sample"], words["media"])
         print_markdown(inspection) if words["format"] == "markdown" else print_table(inspection)
         if words["out"]:
             _save(Path(words["out"]), inspection.tensors)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        return 0
+
+    return run_command(__doc__, argv, command)
 
 
 def inspect(config: Config, sample: str = "", media: str = "") -> Inspection:

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fourstage.job import UNDELIVERED, UNUSABLE, say
+from fourstage.job import UNDELIVERED, say
 from fourstage.stages import UserError
-from fourstage.words import parse_words
+from fourstage.words import parse_words, run_command
 
 if TYPE_CHECKING:
     from fourstage.tracking.folder import RunFolder
@@ -27,18 +27,14 @@ WORDS = {"folder": "mlruns/hydra"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
-    argv = sys.argv[1:] if argv is None else argv
-    if any(word in ("-h", "--help") for word in argv):
-        print(__doc__)
-        return 0
-    try:
-        root = Path(parse_words(argv, WORDS)["folder"])
+
+    def command(words: Sequence[str]) -> int:
+        root = Path(parse_words(words, WORDS)["folder"])
         if not root.is_dir():
             raise UserError(f"no folder {root}: run from the folder in which the runs were made, or give folder=<path>")
         return sync(root)
-    except UserError as error:
-        say(f"error: {error}")
-        return UNUSABLE
+
+    return run_command(__doc__, argv, command)
 
 
 def sync(root: Path) -> int:
@@ -73,15 +69,14 @@ def end_dead(folder: RunFolder) -> None:
     from fourstage.analysis.columns import Columns
     from fourstage.analysis.records import read_journal, write_records
     from fourstage.analysis.statistics import summarise_run
-    from fourstage.checks import as_dict, not_finished
+    from fourstage.checks import as_dict, as_tags, not_finished
 
     if records := read_journal(folder.journal):
         write_records(records, folder.records)
         folder.add_metrics(summarise_run(Columns.read(folder.records).measured))
-    folder.add_file("checks.json", as_dict([not_finished("KILLED", len(records))]))
-    folder.add_tags(
-        {"fourstage.valid": "false", "fourstage.checks_failed": "as_planned", "fourstage.error": "its process died"}
-    )
+    checks = [not_finished("KILLED", len(records))]
+    folder.add_file("checks.json", as_dict(checks))
+    folder.add_tags(as_tags(checks) | {"fourstage.error": "its process died"})
     folder.end("KILLED")
 
 
