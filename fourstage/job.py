@@ -136,7 +136,6 @@ class _Prepared:
     config: Config
     name: str
     samples: Sequence[Sample]
-    digest: str
     identity: Identity
     destination: Destination
 
@@ -159,9 +158,8 @@ def _prepare(job: Job, config: Config, kept: Kept) -> _Prepared:
     preflight(config)
     kept.models = kept.models or KeptModels(config.sweep.memory_gb, several=config.sweep.rounds > 1)
     name = config.run_name or settings.default_run_name(config, job.varied)
-    tracking = config.tracking
-    destination = Destination(tracking.uri, tracking.artifacts, tracking.experiment)
-    return _Prepared(job, config, name, samples, digest, identify(config, job.tree, digest), destination)
+    destination = Destination.of(config.tracking)
+    return _Prepared(job, config, name, samples, identify(config, job.tree, digest), destination)
 
 
 def _import_quickly(*modules: str) -> None:
@@ -193,8 +191,8 @@ def _tracked(prepared: _Prepared, kept: Kept) -> Generator[None, None, Outcome]:
         if config.sweep.resume or _was_tried(job):
             done, earlier = _look_back(prepared, job.place)
             if done is not None:
-                outcome.__dict__.update(vars(done))
-                return outcome
+                kept.made[prepared.identity.whole] = done
+                return done
     folder: RunFolder | None = None
     run: TrackedRun | None = None
     measuring = _Measuring()
@@ -288,7 +286,7 @@ def _begin(prepared: _Prepared, earlier: Earlier | None) -> tuple[RunFolder, Tra
     folder.change(
         dataset={
             "name": config.dataset.name,
-            "digest": prepared.digest,
+            "digest": prepared.identity.dataset,
             "source": root,
             "samples": len(prepared.samples),
         }
@@ -430,7 +428,7 @@ def _question(
 
 def _tell(folder: RunFolder, error: Exception) -> str:
     """What ended a run, on the screen and on the run, with its traceback."""
-    what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    what = word_of(error)
     whole = "" if isinstance(error, UserError) else " (traceback.txt of the run has the whole)"
     say(f"error: {what}{whole}")
     folder.add_tags({"fourstage.error": what})
@@ -449,7 +447,7 @@ def _fail(job: Job, error: Exception) -> Outcome:
     sweep, tracking = settings.sweep_settings(job.tree)
     same = settings.identity(job.tree)
     tags = _sweep_tags(job.place) | {"fourstage.settings_hash": same}
-    destination = Destination(tracking.uri, tracking.artifacts, tracking.experiment)
+    destination = Destination.of(tracking)
     with signals_held():
         if sweep.resume:
             _give_up_failed(destination, job.place.parent, same)
@@ -503,14 +501,14 @@ def _close(
 
 
 def _tell_unrecorded(error: Exception) -> str:
-    what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    what = word_of(error)
     say(f"error: {what}; not all of the run was recorded")
     return what
 
 
 def _keep(folder: RunFolder, outcome: Outcome, error: Exception) -> None:
     """The store did not take the run: it stays in its folder."""
-    what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    what = word_of(error)
     say(f"error: {what}; the run is kept in {folder.path}: python -m fourstage.sync sends it")
     outcome.delivered = False
     outcome.code = max(outcome.code, UNDELIVERED)
@@ -522,7 +520,7 @@ def _record(prepared: _Prepared, kept: Kept, folder: RunFolder, measuring: _Meas
 
     from fourstage.analysis.columns import Columns
     from fourstage.analysis.records import RecordFile
-    from fourstage.checks import as_dict, not_finished, valid
+    from fourstage.checks import as_dict, as_tags, not_finished
     from fourstage.environment import environment, git_diff
     from fourstage.screen import print_run
 
@@ -540,16 +538,8 @@ def _record(prepared: _Prepared, kept: Kept, folder: RunFolder, measuring: _Meas
         folder.add_file("git_diff.patch", diff)
     if measuring.tracebacks:
         folder.add_file("tracebacks.txt", "\n".join(measuring.tracebacks))
-    named = {word: ",".join(check.id for check in checks if check.verdict == word) for word in ("fail", "warn")}
     columns = Columns.read(file.path).measured
-    folder.add_tags(
-        {
-            "fourstage.valid": str(valid(checks)).lower(),
-            "fourstage.checks_failed": named["fail"] or "none",
-            "fourstage.checks_warned": named["warn"] or "none",
-            "fourstage.source_read": ",".join(columns.sources) or "none",
-        }
-    )
+    folder.add_tags(as_tags(checks) | {"fourstage.source_read": ",".join(columns.sources) or "none"})
     folder.add_metrics(_figures(columns, file) | measuring.reached)
     print_run(
         prepared.name, folder.state.run_id or "not in the store yet", outcome.status, file, columns, checks,
@@ -651,6 +641,11 @@ def signals_held() -> Iterator[None]:
             signal.signal(number, handler)
     if came:
         raise Terminated if came[0] == signal.SIGTERM else KeyboardInterrupt
+
+
+def word_of(error: Exception) -> str:
+    """An error in one line: the user's as it says itself, another with its kind."""
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def say(text: str) -> None:

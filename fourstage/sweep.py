@@ -46,6 +46,7 @@ from fourstage.job import (
     say,
     signals_held,
     take_turns,
+    word_of,
 )
 from fourstage.stages import UserError
 
@@ -106,7 +107,7 @@ def begin(config: DictConfig) -> Sweep:
     label = sweep.name or study_of(config) or "+".join(swept) or "sweep"
     words = sorted(str(word) for word in config.hydra.overrides.task if not settings.is_label(_key(word)))
     key = hashlib.sha256(json.dumps([words, sorted(swept.items())]).encode()).hexdigest()[:16]
-    destination = Destination(tracking.uri, tracking.artifacts, tracking.experiment)
+    destination = Destination.of(tracking)
     data = _dataset_hash(tree)
     before = _find_parent(destination, sweep, key, data) if sweep.resume else None
     name = before.tags["fourstage.sweep"] if before else f"{label}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -352,7 +353,7 @@ def has_ended(place: Place, job: Job) -> bool:
     _, tracking = settings.sweep_settings(job.tree)
     try:
         found = find_runs(
-            Destination(tracking.uri, tracking.artifacts, tracking.experiment),
+            Destination.of(tracking),
             f"attributes.run_id = '{place.parent}' and tags.`fourstage.session` = '{place.session}'",
         )
     except UserError:  # the store is away: the job goes on, and is sent later
@@ -429,8 +430,7 @@ def compare_jobs(sweep: Sweep) -> None:
     try:
         compared = compare_sweep(destination, sweep.place.parent, out)
     except Exception as error:  # the store is away, a disk is full, a fault of ours
-        what = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        say(f"warning: not compared: {what}; try python -m fourstage.compare sweep={sweep.place.sweep}")
+        say(f"warning: not compared: {word_of(error)}; try python -m fourstage.compare sweep={sweep.place.sweep}")
         return
     sweep.folder.add_tags({"mlflow.note.content": compared.markdown})
     if compared.files:

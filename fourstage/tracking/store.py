@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
+    from fourstage.config import TrackingSettings
+
 SQLITE = "sqlite:///"
 LOCK_LIMIT_S = 120  # making a store takes about 2 s
 
@@ -56,6 +58,11 @@ class Destination:
     uri: str  # sqlite:///relative.db, sqlite:////absolute.db, http(s)://server
     artifacts: str | None  # folder or URI for a new experiment; None: beside the database, or as the server says
     experiment: str
+
+    @classmethod
+    def of(cls, tracking: TrackingSettings) -> Destination:
+        """Where a run's settings send it."""
+        return cls(tracking.uri, tracking.artifacts, tracking.experiment)
 
 
 # databases that this process has opened and checked, which takes 30 ms, as long as the file is the same
