@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fourstage.analysis.records import schema
+from fourstage.records.table import schema
 from fourstage.tracking.store import Destination, open_store
 
 STEPS = 63  # decode steps of the longest answer

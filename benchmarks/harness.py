@@ -14,17 +14,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from fourstage import run as fourstage_run
-from fourstage.analysis.columns import Columns
-from fourstage.analysis.records import RecordFile
-from fourstage.audits import instrumented_against_bare
-from fourstage.compose import compose
-from fourstage.config import check, flatten
-from fourstage.measure import plan
+from fourstage.cli import run as fourstage_run
+from fourstage.config.compose import compose
+from fourstage.config.schema import check, flatten
+from fourstage.measure.loop import plan
+from fourstage.measure.protocol import question_of, timing_of
 from fourstage.models.load import load_pipeline
-from fourstage.rounds import question_of, timing_of
-from fourstage.tracking.run import TrackedRun
+from fourstage.records.columns import Columns
+from fourstage.records.table import RecordFile
 from fourstage.tracking.store import Destination
+from fourstage.tracking.writer import TrackedRun
+from fourstage.trust.audits import instrumented_against_bare
 
 SAMPLES = 200
 PAIRS = 200

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fourstage.analysis.records import schema
-from fourstage.analysis.roofline import LanguageModel, Linear, Peaks, Shapes, VisionTower, run_shares
-from fourstage.analysis.statistics import summarise_run
-from fourstage.checks import Evidence, Expected, check_run
+from fourstage.records.table import schema
+from fourstage.stats.statistics import summarise_run
+from fourstage.trust.checks import Evidence, Expected, check_run
+from fourstage.trust.roofline import LanguageModel, Linear, Peaks, Shapes, VisionTower, run_shares
 
 KEYS = 5000  # different samples; the rest are repeats
 STEPS = 63  # decode steps of the longest answer

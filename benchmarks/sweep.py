@@ -17,9 +17,9 @@ import sys
 import tempfile
 from itertools import pairwise
 
-from fourstage.analysis.columns import Columns
-from fourstage.analysis.statistics import paired_interval
-from fourstage.tracking.read import RunFacts, children_of, find_runs, run_records
+from fourstage.records.columns import Columns
+from fourstage.stats.statistics import paired_interval
+from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
 from fourstage.tracking.store import Destination
 
 WORDS = ["generation=fixed", "max_new_tokens=64", "protocol=quick", "protocol.warmup=5", "sweep.compare=false"]

@@ -19,13 +19,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fourstage.analysis.columns import Columns
-from fourstage.analysis.statistics import bootstrap_interval
+from fourstage.records.columns import Columns
 from fourstage.stages import STAGES, SampleRecord
+from fourstage.stats.statistics import bootstrap_interval
 
 if TYPE_CHECKING:
-    from fourstage.analysis.records import RecordFile
-    from fourstage.checks import Check
+    from fourstage.records.table import RecordFile
+    from fourstage.trust.checks import Check
 
 MOST_FAULTS = 5  # as many are told on the screen; all are on the records
 

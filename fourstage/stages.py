@@ -3,7 +3,7 @@
     sample ──load──▶ media ──preprocess──▶ inputs ──encode──▶ features ──decode──▶ generation
 
 A pipeline has one method per arrow. Data moves one way, and nothing is computed twice: what `encode`
-made, `decode` consumes. The pipeline holds no clock; whoever calls it does (`measure.py`).
+made, `decode` consumes. The pipeline holds no clock; whoever calls it does (`loop.py`).
 
 This module knows nobody: it imports torch for types only and nothing else of fourstage.
 """

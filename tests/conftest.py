@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fourstage.data.demo import make_demo
-from fourstage.run import main
-from fourstage.tracking.read import RunFacts, find_runs
+from fourstage.cli.run import main
+from fourstage.data.formats.demo import make_demo
+from fourstage.tracking.reader import RunFacts, find_runs
 from fourstage.tracking.store import Destination, open_store
 from tests.small import SIZE, SMALL, Run, into
 

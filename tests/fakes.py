@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fourstage.measure import Timing
+from fourstage.measure.loop import Timing
 from fourstage.stages import Features, Generation, Inputs, Media, Sample, SampleError, Sampling
 
 

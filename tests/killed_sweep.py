@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 
-from fourstage.run import main
+from fourstage.cli.run import main
 
 
 def begin(words: list[str]) -> int:

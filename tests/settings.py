@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fourstage.config import DemoWeights, EventGPTSettings, PretrainedWeights, VideoLlavaSettings
+from fourstage.config.schema import DemoWeights, EventGPTSettings, PretrainedWeights, VideoLlavaSettings
 
 EVENTGPT = EventGPTSettings("eventgpt", "auto", 5, 100_000)
 VIDEOLLAVA = VideoLlavaSettings("videollava", "auto", 8, "linspace")

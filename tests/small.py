@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from fourstage.data.demo import DemoSettings
-from fourstage.tracking.read import RunFacts, find_runs
+from fourstage.data.formats.demo import DemoSettings
+from fourstage.tracking.reader import RunFacts, find_runs
 from fourstage.tracking.store import Destination
 
 Run = Callable[..., tuple[int, RunFacts | None]]

@@ -1,4 +1,4 @@
-"""The device that torch computes on, as `measure.py` needs it: its borders, its seed, its memory.
+"""The device that torch computes on, as `loop.py` needs it: its borders, its seed, its memory.
 
 timing = Timing(TorchDevice("cuda"))
 """

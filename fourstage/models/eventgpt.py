@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
 
-from fourstage.config import EventGPTSettings, PretrainedWeights, Weights
-from fourstage.data.read import event_files, read_event_file, read_event_images
-from fourstage.models import weights as w
+from fourstage.config.schema import EventGPTSettings, PretrainedWeights, Weights
+from fourstage.data.media import event_files, read_event_file, read_event_images
+from fourstage.models import checkpoints as w
+from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.models.demo_tokenizer import demo_tokenizer
-from fourstage.models.pipeline import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = (

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from transformers.utils import logging
 
-from fourstage.config import Config, EventGPTSettings, PretrainedWeights
-from fourstage.models.pipeline import StagedPipeline
-from fourstage.models.weights import check_hub_id, check_precision, choose_device
+from fourstage.config.schema import Config, EventGPTSettings, PretrainedWeights
+from fourstage.models.base import StagedPipeline
+from fourstage.models.checkpoints import check_hub_id, check_precision, choose_device
 from fourstage.stages import UserError
 
 

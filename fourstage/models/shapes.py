@@ -1,4 +1,4 @@
-"""A loaded model's sizes, read off its parameters: what `analysis/roofline.py` counts bytes and operations from.
+"""A loaded model's sizes, read off its parameters: what `roofline.py` counts bytes and operations from.
 
     shapes = model_shapes(pipeline)
     shapes.kv_bytes_per_token                      # 524,288 for a LLaMA 7B in 16 bits
@@ -12,10 +12,10 @@ from typing import Any
 
 from torch import nn
 
-from fourstage.analysis.roofline import LanguageModel, Linear, Shapes, VisionTower
+from fourstage.models.base import StagedPipeline
 from fourstage.models.eventgpt import EventGPTPipeline
-from fourstage.models.pipeline import StagedPipeline
 from fourstage.models.videollava import VideoLlavaPipeline
+from fourstage.trust.roofline import LanguageModel, Linear, Shapes, VisionTower
 
 
 def model_shapes(pipeline: StagedPipeline) -> Shapes:

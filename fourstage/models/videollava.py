@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
-from fourstage.config import PretrainedWeights, VideoLlavaSettings, Weights
-from fourstage.data.read import read_video_file, read_video_frames, video_files
-from fourstage.models import weights as w
+from fourstage.config.schema import PretrainedWeights, VideoLlavaSettings, Weights
+from fourstage.data.media import read_video_file, read_video_frames, video_files
+from fourstage.models import checkpoints as w
+from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.models.demo_tokenizer import demo_tokenizer
-from fourstage.models.pipeline import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = "USER: <video>\n{question} ASSISTANT:"

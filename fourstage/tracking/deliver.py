@@ -13,11 +13,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 
-from fourstage.analysis.records import iterate_records
+from fourstage.records.table import iterate_records
 from fourstage.stages import SampleRecord, UserError
 from fourstage.tracking.folder import RunFolder
-from fourstage.tracking.run import TrackedRun
 from fourstage.tracking.store import open_store, reporting
+from fourstage.tracking.writer import TrackedRun
 
 UNDELIVERED = "fourstage.undelivered"  # on a run that the store has in part, and why
 SHOWN = 10_000  # samples whose metrics and texts the UI shows; records.parquet has all

@@ -6,7 +6,7 @@
     files/           what becomes its artifacts
 
 So a store that is away disturbs no measurement, and a killed process leaves what it had. Left out: sending it
-(`deliver.py`) and measuring (`job.py`).
+(`deliver.py`) and measuring (`session.py`).
 
     folder = RunFolder.begin(path, destination, "eventgpt-bf16", params, tags, traces=16)
     folder.add_metrics({"load_model_s": 12.3})

@@ -3,7 +3,7 @@
     params.model.name = "videollava" and metrics.total_s.median < 2
     params.`model.name` = "videollava" and metrics.`total_s.median` < 2     # what MLflow reads
 
-Left out: the search (`read.py`), and whether what is asked for makes sense, which MLflow says.
+Left out: the search (`reader.py`), and whether what is asked for makes sense, which MLflow says.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Where runs go: an SQLite database with a folder of artifacts, or a tracking server.
 
 Opening makes what is missing, and says in one line what the user can mend. Left out: what is written there
-(`run.py`), how the UI shows it (`views.py`), and reading it back (`read.py`). MLflow takes a second to import, so it
-is imported inside functions.
+(`writer.py`), how the UI shows it (`views.py`), and reading it back (`reader.py`). MLflow takes a second to import,
+so it is imported inside functions.
 
     here = Destination("sqlite:///mlruns/mlflow.db", "mlruns/artifacts", "fourstage")
     client, experiment_id = open_store(here)
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Experiment
 
-    from fourstage.config import TrackingSettings
+    from fourstage.config.schema import TrackingSettings
 
 SQLITE = "sqlite:///"
 LOCK_LIMIT_S = 120  # making a store takes about 2 s

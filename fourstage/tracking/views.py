@@ -2,7 +2,7 @@
 
 Nobody but the user can choose the columns that the runs page shows at first; but an experiment can have saved views,
 each a tag of it, listed under "Views" and reached by an address. An experiment gets ours once. Left out: what the
-figures are (`run.py`).
+figures are (`writer.py`).
 
     prepare(client, client.get_experiment_by_name("fourstage"))
     address("http://127.0.0.1:5000", experiment_id, "CHART")

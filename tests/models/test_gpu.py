@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from fourstage.config import RandomWeights
+from fourstage.config.schema import RandomWeights
 from fourstage.stages import Sampling
 from tests.models.conftest import media
 from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
@@ -70,8 +70,8 @@ def test_full_size_is_built_on_the_device_in_seconds_and_runs(model: str, precis
 @pytest.mark.parametrize("model", ["eventgpt", "videollava"])
 def test_the_clock_waits_for_the_device_and_the_stages_close(model: str, tmp_path: Path) -> None:
     from fourstage.data.dataset import read_dataset
-    from fourstage.data.demo import JSON_NAME, DemoSettings, make_demo
-    from fourstage.measure import Timing, measure, plan, warm_up
+    from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo
+    from fourstage.measure.loop import Timing, measure, plan, warm_up
     from fourstage.models.device import TorchDevice
 
     pipeline = load(model, FULL, "bf16")

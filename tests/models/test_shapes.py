@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from fourstage.analysis.roofline import Shapes, decode_step_cost, encode_cost, prefill_cost
 from fourstage.stages import Sampling
+from fourstage.trust.roofline import Shapes, decode_step_cost, encode_cost, prefill_cost
 from tests.models.conftest import media
 from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
 
@@ -42,7 +42,7 @@ def full_size(model: str) -> Any:
     from transformers import VideoLlavaForConditionalGeneration
 
     from fourstage.models import eventgpt, videollava
-    from fourstage.models.weights import build
+    from fourstage.models.checkpoints import build
 
     parts: dict[str, Any] = {"tokenizer": None, "image_processor": None, "eos_ids": (2,), "pad_id": 0, "facts": None}
     if model == "eventgpt":

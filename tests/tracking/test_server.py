@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from fourstage.run import main
-from fourstage.tracking.read import find_runs, run_records
+from fourstage.cli.run import main
+from fourstage.tracking.reader import find_runs, run_records
 from fourstage.tracking.store import Destination
 from tests.servers import free_port, mlflow_server
 

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from fourstage.tracking import views
-from fourstage.tracking.run import TrackedRun
 from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.writer import TrackedRun
 
 TAG = f"{views.VIEW_TAG}{views.KEY}"
 

@@ -1,0 +1,212 @@
+"""Which runs are compared: the last sweep's, those of a named one, two by name, or what a search finds.
+
+Finished runs with records are compared; the others of the sweep are left out, and why is told. Left out: opening
+their files (`build.py`), and the comparison.
+
+    chosen = select_runs(destination, Words(sweep="night", by=("model",)))
+    chosen.runs[chosen.baseline].name, chosen.left_out
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fourstage.config.schema import SettingError, suggest
+from fourstage.stages import UserError
+
+if TYPE_CHECKING:
+    from fourstage.tracking.reader import RunFacts
+    from fourstage.tracking.store import Destination
+
+PARENT = "tags.`fourstage.role` = 'parent'"
+NAMES = 1000  # newest runs whose names are looked through for one that was meant
+
+
+@dataclass(frozen=True)
+class Words:
+    """What was asked for; "" where it was not."""
+
+    baseline: str = ""  # run id or name
+    target: str = ""
+    sweep: str = ""  # a sweep's tag, its parent's name or its parent's run id
+    filter: str = ""  # in MLflow's search language
+    by: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A run that was asked for and is not compared."""
+
+    name: str
+    run_id: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """The runs to compare, in order."""
+
+    name: str  # of the sweep, or of the two runs
+    runs: tuple[RunFacts, ...]  # finished ones
+    baseline: int  # its place in `runs`
+    left_out: tuple[LeftOut, ...]
+    parent: RunFacts | None  # of the sweep, where there is one
+
+
+def select_runs(destination: Destination, words: Words) -> Chosen:
+    """Find the runs that the words name. Raises UserError where they name none, or fewer than two."""
+    if words.target and (words.sweep or words.filter):
+        raise SettingError("target= names one run: give it with baseline= alone, or leave it out")
+    if words.target or (words.baseline and not (words.sweep or words.filter)):
+        if not (words.target and words.baseline):
+            raise SettingError(
+                "give both: baseline=<run id or name> target=<run id or name>; or baseline= with sweep= or filter="
+            )
+        return _two(destination, words)
+    if words.filter and not words.sweep:
+        return _searched(destination, words)
+    parent, name = _sweep(destination, words.sweep)
+    return _of_sweep(destination, name, parent, words)
+
+
+def children(destination: Destination, parent_id: str) -> Chosen:
+    """The runs of a sweep by its parent's run id, as `select_runs` gives them; they may be fewer than two."""
+    from fourstage.tracking.reader import children_of, find_runs
+    from fourstage.tracking.search import quote_text
+
+    parents = find_runs(destination, f"attributes.run_id = {quote_text(parent_id)}", newest=1)
+    parent = parents[0] if parents else None
+    name = parent.tags.get("fourstage.sweep", parent.name) if parent else parent_id
+    runs, left_out = _finished(in_order(children_of(destination, parent_id)))
+    return Chosen(name, runs, 0, left_out, parent)
+
+
+def in_order(runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """As jobs are numbered, then as they began."""
+    last = 2**31
+    return sorted(
+        runs,
+        key=lambda run: (
+            int(job) if (job := run.tags.get("fourstage.job", "")).isdigit() else last,
+            run.started_unix_s,
+            run.run_id,
+        ),
+    )
+
+
+def is_parent(run: RunFacts) -> bool:
+    return run.tags.get("fourstage.role") == "parent"
+
+
+def _two(destination: Destination, words: Words) -> Chosen:
+    runs = tuple(_find(destination, wanted) for wanted in (words.baseline, words.target))
+    if runs[0].run_id == runs[1].run_id:
+        raise SettingError(f"baseline and target are the same run, {runs[0].name} ({runs[0].run_id})")
+    return Chosen(f"{runs[0].name}-vs-{runs[1].name}", runs, 0, (), None)
+
+
+def _find(destination: Destination, wanted: str) -> RunFacts:
+    """The newest finished run of that id or name. Raises UserError where there is none."""
+    from fourstage.tracking.reader import find_runs
+    from fourstage.tracking.search import quote_text
+
+    text = quote_text(wanted)
+    found = find_runs(destination, f"attributes.run_id = {text}") or find_runs(
+        destination, f"attributes.run_name = {text}"
+    )
+    runs = [run for run in found if not is_parent(run)]
+    if finished := [run for run in runs if run.status == "FINISHED"]:
+        return finished[0]
+    if runs:
+        raise UserError(f"run {wanted!r} is {_why(runs[0])}: a comparison needs runs that finished")
+    if found:
+        raise UserError(f"{wanted!r} is the parent of a sweep: compare its runs with sweep={wanted}")
+    there = find_runs(destination, newest=NAMES)
+    names = sorted({run.name for run in there if run.status == "FINISHED" and not is_parent(run)})
+    raise SettingError(f"no finished run {wanted!r}; {suggest(wanted, names) if names else 'there is none'}")
+
+
+def _searched(destination: Destination, words: Words) -> Chosen:
+    """What a filter finds, oldest first."""
+    from fourstage.tracking.reader import find_runs
+    from fourstage.tracking.search import quote_names
+
+    found = [run for run in find_runs(destination, quote_names(words.filter)) if not is_parent(run)]
+    return _chosen(destination, "filter", sorted(found, key=lambda run: run.started_unix_s), None, words)
+
+
+def _sweep(destination: Destination, wanted: str) -> tuple[RunFacts | None, str]:
+    """The parent, where there is one, and the tag of the sweep that is meant; "": the newest one."""
+    from fourstage.tracking.reader import find_runs
+    from fourstage.tracking.search import quote_text
+
+    newest: list[RunFacts] = []
+    if wanted:
+        text = quote_text(wanted)
+        for search in (
+            f"tags.`fourstage.sweep` = {text}",
+            f"{PARENT} and attributes.run_name = {text}",
+            f"{PARENT} and attributes.run_id = {text}",
+        ):
+            newest = newest or find_runs(destination, search, newest=1)
+        if not newest:
+            parents = find_runs(destination, PARENT, newest=NAMES)
+            known = {*(run.name for run in parents), *(run.tags.get("fourstage.sweep", "") for run in parents)} - {""}
+            raise SettingError(
+                f"unknown sweep {wanted!r}; {suggest(wanted, sorted(known)) if known else 'there is none'}"
+            )
+    elif not (newest := find_runs(destination, "tags.`fourstage.sweep` LIKE '%'", newest=1)):
+        raise UserError("no sweep in this store: run one with -m, or name baseline= and target=")
+    name = newest[0].tags["fourstage.sweep"]
+    if is_parent(newest[0]):
+        return newest[0], name
+    parents = find_runs(destination, f"{PARENT} and tags.`fourstage.sweep` = {quote_text(name)}", newest=1)
+    return (parents[0] if parents else None), name
+
+
+def _of_sweep(destination: Destination, name: str, parent: RunFacts | None, words: Words) -> Chosen:
+    from fourstage.tracking.reader import find_runs
+    from fourstage.tracking.search import quote_names, quote_text
+
+    search = f"tags.`fourstage.sweep` = {quote_text(name)}"
+    if words.filter:
+        search += f" and {quote_names(words.filter)}"
+    found = [run for run in find_runs(destination, search) if not is_parent(run)]
+    return _chosen(destination, name, in_order(found), parent, words)
+
+
+def _chosen(
+    destination: Destination, name: str, found: Sequence[RunFacts], parent: RunFacts | None, words: Words
+) -> Chosen:
+    runs, left_out = _finished(found)
+    baseline = 0
+    if words.baseline:
+        inside = [place for place, run in enumerate(runs) if words.baseline in (run.run_id, run.name)]
+        if inside:
+            baseline = inside[0]
+        else:
+            runs = (_find(destination, words.baseline), *runs)
+    if len(runs) < 2:
+        what = f"sweep {name}" if name != "filter" or parent else f"filter={words.filter}"
+        raise UserError(f"{what}: {too_few(runs, left_out)}")
+    return Chosen(name, runs, baseline, left_out, parent)
+
+
+def too_few(runs: Sequence[RunFacts], left_out: Sequence[LeftOut]) -> str:
+    """Why there is nothing to compare, in words."""
+    others = f" ({', '.join(f'{item.name}: {item.why}' for item in left_out[:5])})" if left_out else ""
+    return f"{'one finished run' if runs else 'no finished run'}, and a comparison needs two{others}"
+
+
+def _finished(runs: Sequence[RunFacts]) -> tuple[tuple[RunFacts, ...], tuple[LeftOut, ...]]:
+    return (
+        tuple(run for run in runs if run.status == "FINISHED"),
+        tuple(LeftOut(run.name, run.run_id, _why(run)) for run in runs if run.status != "FINISHED"),
+    )
+
+
+def _why(run: RunFacts) -> str:
+    why = run.tags.get("fourstage.error", "")
+    return f"{run.status}: {why}" if why else run.status

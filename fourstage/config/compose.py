@@ -1,0 +1,296 @@
+"""From the words of a command line to a composed configuration: Hydra, and what we say in its place.
+
+Every override is checked against the schema before Hydra composes, so that a slip is one line.
+
+    tree = compose(["model=videollava", "temperature=0.2"])
+    config = check(tree)
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fourstage
+from fourstage.config import schema as settings
+from fourstage.config import studies
+from fourstage.config.schema import SettingError
+
+NUMBER = "FOURSTAGE_JOB"  # in the environment of a sweep's job that has a process of its own
+
+
+def compose(overrides: Sequence[str]) -> dict[str, Any]:
+    """The tree that `overrides` compose, outside a Hydra run. Raises SettingError."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+
+    share_plugins_settings()
+    check_command_line(overrides)
+    try:
+        with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
+            return as_tree(hydra_compose("config", list(overrides)))
+    except Exception as error:
+        if not from_hydra(error):
+            raise
+        raise SettingError(hydras_word(error)) from error
+
+
+def as_tree(cfg: Any, without: Sequence[str] = ()) -> dict[str, Any]:
+    """A composed configuration as plain values."""
+    from omegaconf import OmegaConf
+
+    chosen = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in without]) if without else cfg
+    tree = OmegaConf.to_container(chosen, resolve=True)
+    assert isinstance(tree, dict)
+    return {str(key): value for key, value in tree.items()}
+
+
+def conf_folder() -> Path:
+    """`conf/`: inside the package when installed, beside it in a checkout."""
+    package = Path(fourstage.__file__).parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def check_command_line(argv: Sequence[str]) -> None:
+    """Raise SettingError for the first override that names no setting, or a value that it cannot have."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    if any(flag.startswith(("-sc", "--shell-completion", "-s")) for flag in argv):
+        return  # half a word is being completed
+    if any(flag in ("-c", "--cfg") for flag in argv) and any(flag in ("-m", "--multirun") for flag in argv):
+        raise SettingError("--cfg shows one composition, -m runs several: leave one of them out")
+    sweeping = any(flag in ("-m", "--multirun") for flag in argv)
+    parser = OverridesParser.create()
+    for text in overrides_of(argv):
+        if "=" not in text and not text.startswith("~"):
+            raise SettingError(f"{text!r} is no setting: expected key=value")
+        try:
+            (override,) = parser.parse_overrides([text])
+        except OverrideParseException as error:
+            raise SettingError(
+                f"cannot read {text!r}; put a text with special characters in quotes: {quoted_word(text)}"
+            ) from error
+        key = override.key_or_group
+        if key in PLUGINS:
+            for value in _values(override):
+                check_plugin(key, str(value), argv)
+            continue
+        if key == "hydra" or key.startswith(("hydra.", "hydra/", "+hydra")):
+            continue
+        if key == studies.GROUP:
+            _check_study(text, override, argv)
+            continue
+        if override.is_sweep_override() and not sweeping:
+            quoted = f", or put the text in quotes: {quoted_word(text)}" if settings.is_text(key) else ""
+            raise SettingError(f"{text!r} gives several values: add -m to run each of them{quoted}")
+        for value in _values(override):
+            settings.check_override(key, value, conf_folder())
+
+
+def _check_study(text: str, override: Any, argv: Sequence[str]) -> None:
+    """Raise SettingError for a study that is not there, is not asked for as one, or sweeps what is no setting."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    names = [str(name) for name in _values(override)]
+    if len(names) != 1:
+        raise SettingError(f"{text!r}: run one study at a time")
+    study = studies.find_study(names[0], study_folders(argv))
+    if not override.is_add():
+        raise SettingError(f"a study is added to what is composed: write +{studies.GROUP}={study.name}")
+    looking = ("-m", "--multirun", "-c", "--cfg", "-h", "--help", "--hydra-help", "-i", "--info")
+    if NUMBER not in os.environ and not any(word in looking for word in argv):
+        raise SettingError(f"{text!r} is a study, which sweeps {', '.join(study.params)}: add -m")
+    parser = OverridesParser.create()
+    for key, written in study.params.items():
+        if key.startswith("hydra"):
+            continue
+        (swept,) = parser.parse_overrides([f"{key}={written}"])
+        for value in _values(swept):
+            try:
+                settings.check_override(key, value, conf_folder())
+            except SettingError as error:
+                raise SettingError(f"{study.path}: {error}") from error
+
+
+def study_folders(argv: Sequence[str] = ()) -> list[Path]:
+    """Where studies are looked for: those that are shipped, then the user's own."""
+    return [conf_folder() / studies.GROUP, _own_folder(argv) / studies.GROUP]
+
+
+def with_own_studies(argv: Sequence[str]) -> list[str]:
+    """The command line, with the flag that has Hydra find a study of the user's own where one is asked for."""
+    names = [word.partition("=")[2] for word in argv if word.lstrip("+").startswith(f"{studies.GROUP}=")]
+    shipped = studies.list_studies([conf_folder() / studies.GROUP])
+    if all(name in shipped for name in names) or any(word.startswith(("--config-dir", "-cd")) for word in argv):
+        return list(argv)
+    return [*argv, "--config-dir", str(Path.cwd())]
+
+
+def _own_folder(argv: Sequence[str]) -> Path:
+    """The folder that --config-dir names, else the one that the user is in."""
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config-dir", "-cd"):
+            return Path(value if equals else following)
+    return Path.cwd()
+
+
+# who starts the jobs of a sweep and who chooses them: the extra that brings it, and the package that Hydra finds
+PLUGINS: Mapping[str, Mapping[str, tuple[str, str]]] = {
+    "hydra/launcher": {
+        "joblib": ("joblib", "hydra_joblib_launcher"),
+        "submitit_local": ("submitit", "hydra_submitit_launcher"),
+        "submitit_slurm": ("submitit", "hydra_submitit_launcher"),
+        "ray": ("ray", "hydra_ray_launcher"),
+        "ray_aws": ("ray", "hydra_ray_launcher"),
+    },
+    "hydra/sweeper": {"optuna": ("optuna", "hydra_optuna_sweeper")},
+}
+
+
+def check_plugin(group: str, name: str, argv: Sequence[str]) -> None:
+    """Raise SettingError for a launcher or sweeper that is not installed or does not exist, or has nothing to do."""
+    known = name in PLUGINS[group] and _plugin_is_installed(PLUGINS[group][name][1])
+    elsewhere = any(flag in ("-cd", "--config-dir") or flag.startswith("--config-dir=") for flag in argv)
+    if not known and (name in PLUGINS[group] or not elsewhere) and name not in _options_that_hydra_knows(group):
+        raise SettingError(plugin_word(group, name))
+    if name != "basic" and not any(
+        word in ("-m", "--multirun", "-c", "--cfg", "-i", "--info")
+        or word.startswith(("--cfg=", "--info=", "hydra.mode="))
+        for word in argv
+    ):
+        raise SettingError(f"{group}={name} is for the jobs of a sweep: add -m")
+
+
+def plugin_word(group: str, name: str) -> str:
+    """Why there is no launcher or sweeper `name`, in one line."""
+    if name in PLUGINS[group]:
+        return f"{group}={name} needs an extra: pip install 'fourstage[{PLUGINS[group][name][0]}]'"
+    options = sorted({*_options_that_hydra_knows(group), *PLUGINS[group]})
+    return f"unknown {group} {name!r}; {settings.suggest(name, options)}"
+
+
+def _plugin_is_installed(package: str) -> bool:
+    """Whether Hydra would find it; nothing of it is imported."""
+    try:
+        return importlib.util.find_spec(f"hydra_plugins.{package}") is not None
+    except ModuleNotFoundError:  # no plugin at all
+        return False
+
+
+def _options_that_hydra_knows(group: str) -> list[str]:
+    """The options of `hydra/launcher` or `hydra/sweeper` that plugins and `conf/` bring, other people's too."""
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # imports the plugins, which enter themselves in the store
+    stored = [name.removesuffix(".yaml") for name in ConfigStore.instance().list(group) if name.endswith(".yaml")]
+    return [*stored, *(path.stem for path in (conf_folder() / group).glob("*.yaml"))]
+
+
+def share_plugins_settings() -> None:
+    """Let Hydra's looks at the options share one store of the plugins' settings.
+
+    Hydra copies it for each look, 97 times for `--help`, and each launcher that is installed makes it larger: a
+    second for all of them. What it takes out of the store it copies once more, so nothing is changed in it.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    ConfigStore.__deepcopy__ = lambda self, memo: self
+
+
+def quoted_word(text: str) -> str:
+    """`key=value` as it can be typed in a shell, the value quoted for Hydra."""
+    key, _, value = text.partition("=")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return shlex.quote(f'{key}="{escaped}"')
+
+
+def swept_words(cfg: Any) -> dict[str, str]:
+    """What a sweep varies, from its composition with Hydra's part: setting → its values, as they were written."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    params = cfg.hydra.sweeper.get("params") or {}
+    words = [f"{key}={value}" for key, value in params.items()] + [str(word) for word in cfg.hydra.overrides.task]
+    parsed = OverridesParser.create().parse_overrides(words)
+    own = {str(key) for key in params} if "basic" not in cfg.hydra.sweeper._target_.lower() else set()
+    return {
+        override.key_or_group: str(override.get_value_string() if override.value_type else override.value())
+        for override in parsed
+        if override.is_sweep_override() or override.key_or_group in own
+    }
+
+
+def study_of(cfg: Any) -> str | None:
+    """The name of the study that a composition with Hydra's part begins from."""
+    name = cfg.hydra.runtime.choices.get("experiments")
+    return None if name is None else str(name)
+
+
+def jobs_of(cfg: Any) -> tuple[tuple[str, ...], ...] | None:
+    """The words of each job that Hydra's own sweeper makes; None where another finds its jobs as it goes."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    if "basic" not in cfg.hydra.sweeper._target_.lower():
+        return None
+    params = cfg.hydra.sweeper.get("params") or {}
+    words = [f"{key}={value}" for key, value in params.items()] + [str(word) for word in cfg.hydra.overrides.task]
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    return tuple(tuple(job) for batch in batches for job in batch)
+
+
+def from_hydra(error: Exception) -> bool:
+    """Whether Hydra or OmegaConf raised it: then it is about the command line."""
+    return type(error).__module__.startswith(("hydra", "omegaconf", "antlr4"))
+
+
+def hydras_word(error: Exception) -> str:
+    """What Hydra could not compose, in one line."""
+    if match := re.search(r"Could not (?:override|append|delete|resolve)[^']*'([^']+)'", str(error)):
+        key = match[1]
+        group = key.partition(".")[0]
+        owner = settings.owner(key)
+        whose = f"it belongs to {owner}" if owner else "python -m fourstage.run --cfg job shows what is"
+        return f"{key!r} is no setting of the {group} that was chosen; {whose}"
+    if match := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", str(error)):
+        return plugin_word(match[1], match[2])
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return "; ".join(lines[:2]) or type(error).__name__
+
+
+FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cn", "--config-name", "-cp", "--config-path",
+                    "-cd", "--config-dir", "--experimental-rerun")  # fmt: skip
+
+
+def overrides_of(argv: Sequence[str]) -> list[str]:
+    """The words that are settings, not flags of Hydra's nor their values."""
+    return [
+        word
+        for before, word in zip(["", *argv], argv, strict=False)
+        if not word.startswith("-") and before not in FLAGS_WITH_VALUE
+    ]
+
+
+def _values(override: Any) -> list[Any]:
+    """The values that an override names, one or several."""
+    if override.is_delete():
+        return []
+    value = override._value
+    if override.is_choice_sweep():
+        return [_plain(item) for item in value.list]
+    if override.is_range_sweep():
+        return list(value.range())
+    return [] if override.is_sweep_override() else [_plain(override.value())]
+
+
+def _plain(value: Any) -> Any:
+    """A parsed value without Hydra's quoting."""
+    return getattr(value, "text", value)

@@ -1,0 +1,234 @@
+"""What the pipelines share: the four stages around a model that differs in its reading, its prompt and its tower.
+
+A subclass says how a sample is read (`load`), how a question becomes token ids with a place for the media
+(`prompt_ids`), how pixels become features (`visual_features`) and how the two are spliced (`embed`). The rest,
+from CLIP preprocessing to left padding and detokenising, is here. The clock is not: see `loop.py`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fourstage.engines import eager
+from fourstage.stages import Features, Generation, Inputs, Media, Sample, SampleError, Sampling
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What a run records of its model, read off the loaded parameters."""
+
+    architecture: str
+    checkpoint: str  # where the parameters came from
+    checkpoint_hash: str
+    parameters: int
+    parameter_bytes: int
+    dtype: str
+    device: str
+    attention: str
+    context: int  # rows that a prompt with its media must stay below
+
+    @classmethod
+    def read_off(
+        cls, model: nn.Module, attention: str, checkpoint: str, checkpoint_hash: str, context: int
+    ) -> ModelFacts:
+        """The facts of a loaded model."""
+        parameters = list(model.parameters())
+        return cls(
+            architecture=type(model).__name__,
+            checkpoint=checkpoint,
+            checkpoint_hash=checkpoint_hash,
+            parameters=sum(parameter.numel() for parameter in parameters),
+            parameter_bytes=sum(parameter.nbytes for parameter in parameters),
+            dtype=str(parameters[0].dtype).removeprefix("torch."),
+            device=str(parameters[0].device),
+            attention=attention,
+            context=context,
+        )
+
+
+class StagedPipeline(ABC):
+    """A model in four stages (see `stages.Pipeline`)."""
+
+    placeholder: str  # where the media go in the prompt's text
+    settings: Any  # the choice of model: which files are read, how many images
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        image_processor: Any,
+        eos_ids: tuple[int, ...],
+        pad_id: int,
+        facts: ModelFacts,
+    ):
+        self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
+        self.eos_ids, self.pad_id = eos_ids, pad_id
+        self.facts = facts
+        self.vision_calls = 0
+
+    def use(self, settings: Any) -> None:
+        """Read other files, or another number of images, with the same loaded model."""
+        self.settings = settings
+
+    @abstractmethod
+    def load(self, sample: Sample) -> Media: ...
+
+    @abstractmethod
+    def load_file(self, path: Path) -> Media:
+        """Stage 1 on one place outside a dataset."""
+
+    @abstractmethod
+    def prompt(self, question: str) -> str:
+        """The text around a question, with the placeholder where the media go."""
+
+    @abstractmethod
+    def prompt_ids(self, question: str, images: int) -> Tensor:
+        """Token ids [tokens] of the prompt with placeholder ids for `images` images, int64 on the host."""
+
+    @abstractmethod
+    def visual_features(self, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
+        """Per sample [visual tokens, hidden], from [images, 3, size, size] in one call of the tower."""
+
+    @abstractmethod
+    def embed(self, input_ids: Tensor, visual: Tensor) -> Tensor:
+        """[rows, hidden]: the prompt's embeddings with the visual tokens in their place."""
+
+    @abstractmethod
+    def rows(self, input_ids: Tensor, images: int) -> int:
+        """How many rows a prompt with its media fills, from its ids with placeholders."""
+
+    @property
+    @abstractmethod
+    def patches_per_image(self) -> int:
+        """Patches that the tower cuts an image into, without CLS."""
+
+    @abstractmethod
+    def inner_modules(self) -> dict[str, nn.Module]:
+        """The parts of stage 3 whose outputs have names of their own, in order."""
+
+    @property
+    @abstractmethod
+    def generator(self) -> Any:
+        """The module whose `generate()` and `forward()` take `inputs_embeds`."""
+
+    @abstractmethod
+    def own_generate(self, input_ids: Tensor, pixel_values: Tensor, settings: Any) -> list[int]:
+        """New ids of one prompt by the model's own `generate()`, from pixels."""
+
+    @abstractmethod
+    def files(self, sample: Sample) -> list[Path]:
+        """What `load` would read of this sample."""
+
+    def check_question(self, question: str, images: int) -> None:
+        """Raise SampleError for a question that cannot be asked: too long, or holding the placeholder itself."""
+        self._checked_ids(question, images)
+
+    def preprocess(self, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
+        return self.inputs(self.pixels(media), media, questions)
+
+    def pixels(self, media: Sequence[Media]) -> Tensor:
+        """The images' part of `preprocess`: [images of all samples, 3, S, S] in the run's dtype, on the device."""
+        images = [image for item in media for image in item.images]
+        pixels = self.image_processor(images=images, return_tensors="pt", input_data_format="channels_last")
+        parameter = next(self.model.parameters())
+        return pixels["pixel_values"].to(parameter.device, parameter.dtype)
+
+    def inputs(self, pixel_values: Tensor, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
+        """The questions' part of `preprocess`: tokens beside pixels that are ready."""
+        return Inputs(
+            pixel_values=pixel_values,
+            images_per_sample=tuple(len(item.images) for item in media),
+            input_ids=tuple(
+                self._checked_ids(question, len(item.images)).to(pixel_values.device)
+                for item, question in zip(media, questions, strict=True)
+            ),
+            prompts=tuple(self.prompt(question) for question in questions),
+        )
+
+    def encode(self, inputs: Inputs) -> Features:
+        with torch.inference_mode():
+            return Features(self.visual_features(inputs.pixel_values, inputs.images_per_sample))
+
+    def decode(
+        self, inputs: Inputs, features: Features, sampling: Sampling, on_token: Callable[[], None]
+    ) -> Generation:
+        with torch.inference_mode():
+            rows = [self.embed(ids, visual) for ids, visual in zip(inputs.input_ids, features.visual, strict=True)]
+            embeds, mask = left_pad(rows)
+            ids = eager.generate(self.generator, embeds, mask, sampling, self.eos_ids, self.pad_id, on_token)
+        token_ids = tuple(self._until_end(row, sampling) for row in ids.tolist())
+        return Generation(
+            token_ids=token_ids,
+            texts=tuple(self.detokenise(row) for row in token_ids),
+            finish_reasons=tuple(
+                "stop" if sampling.stop == "natural" and row and row[-1] in self.eos_ids else "length"
+                for row in token_ids
+            ),
+            text_tokens=tuple(len(row) - len(visual) for row, visual in zip(rows, features.visual, strict=True)),
+            visual_tokens=tuple(len(visual) for visual in features.visual),
+        )
+
+    def unstaged(self, inputs: Inputs, sampling: Sampling) -> tuple[tuple[int, ...], ...]:
+        (input_ids,) = inputs.input_ids
+        settings = eager.generation_config(sampling, self.eos_ids, self.pad_id)
+        with torch.inference_mode():
+            row = self.own_generate(input_ids, inputs.pixel_values, settings)
+        return (self._until_end(row, sampling),)
+
+    def detokenise(self, token_ids: Sequence[int]) -> str:
+        """The answer's text, without special tokens and outer white space."""
+        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+
+    def count_vision_calls(self, tower: nn.Module) -> None:
+        """Count at the tower itself, so that a second encoding anywhere shows (PITFALLS.md 1)."""
+
+        def count(*_: Any) -> None:
+            self.vision_calls += 1
+
+        tower.register_forward_pre_hook(count)
+
+    def _checked_ids(self, question: str, images: int) -> Tensor:
+        """The prompt's ids; raises SampleError for a question that cannot be asked."""
+        if self.placeholder in question:
+            raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks the media's place")
+        ids = self.prompt_ids(question, images)
+        check_rows(self.rows(ids, images), self.facts.context, question)
+        return ids
+
+    def _until_end(self, row: list[int], sampling: Sampling) -> tuple[int, ...]:
+        """The ids up to and with the first end token; what follows is the batch's padding."""
+        if sampling.stop == "natural":
+            for i, token in enumerate(row):
+                if token in self.eos_ids:
+                    return tuple(row[: i + 1])
+        return tuple(row)
+
+
+def patches(vision: Any) -> int:
+    """Patches of an image, from a CLIP vision config."""
+    return int(vision.image_size // vision.patch_size) ** 2
+
+
+def check_rows(rows: int, context: int, question: str) -> None:
+    """Raise SampleError where a prompt with its media does not fit into the model's context."""
+    if rows >= context:
+        raise SampleError(
+            f"prompt and media have {rows} tokens, the model's context ends at {context}: "
+            f"ask a shorter question (it begins {question[:40]!r})"
+        )
+
+
+def left_pad(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Embeddings [rows, hidden] of several lengths as [batch, longest, hidden] and their mask [batch, longest]."""
+    longest = max(len(row) for row in rows)
+    embeds = torch.stack([torch.nn.functional.pad(row, (0, 0, longest - len(row), 0)) for row in rows])
+    lengths = torch.tensor([len(row) for row in rows], device=embeds.device)
+    mask = (torch.arange(longest, device=embeds.device) >= (longest - lengths)[:, None]).long()
+    return embeds, mask

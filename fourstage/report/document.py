@@ -1,0 +1,176 @@
+"""A comparison as `compare.json`: every figure for machines, the same bytes for the same runs.
+
+What is not a number, or has no limit, is null: JSON has no NaN. docs/compare.md says what each key holds. Left out:
+texts, which records.parquet has, and files.
+
+    text = as_json(document("night", [("", comparison)]))
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fourstage.comparison.attribution import Attribution, sentence
+from fourstage.comparison.effects import Comparison, Pairwise, Row, RunData, StageFacts, Unpaired
+from fourstage.comparison.findings import Finding
+from fourstage.stats.statistics import Interval
+
+SCHEMA = "fourstage.compare/1"  # a change that breaks a reader gets a new number
+
+
+def document(
+    name: str,
+    comparisons: Sequence[tuple[str, Comparison]],
+    findings: Sequence[Finding] = (),
+    left_out: Sequence[Mapping[str, str]] = (),
+    notes: Sequence[str] = (),
+    question: str = "",
+    command: str = "",
+) -> dict[str, Any]:
+    """All of it as plain values; each comparison with the label of its group."""
+    return {
+        "schema": SCHEMA,
+        "name": name,
+        "question": question,
+        "command": command,
+        "comparisons": [{"label": label, **_comparison(found)} for label, found in comparisons],
+        "findings": [
+            {"question": item.question, "answer": item.answer, "measured": item.measured} for item in findings
+        ],
+        "left_out": [dict(item) for item in left_out],
+        "notes": list(notes),
+    }
+
+
+def as_json(found: Mapping[str, Any]) -> str:
+    """One line of strict JSON."""
+    return json.dumps(_finite(found), allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()  # half a surrogate pair is no text
+    return value
+
+
+def _comparison(found: Comparison) -> dict[str, Any]:
+    return {
+        "baseline": found.runs[found.baseline].run_id,
+        "margin": found.margin,
+        "alpha": found.alpha,
+        "level": found.level,
+        "resamples": found.resamples,
+        "runs": [_run(run, facts) for run, facts in zip(found.runs, found.facts, strict=True)],
+        "settings": [{"name": item.name, "values": item.values} for item in found.settings],
+        "pairs": [_pair(pair) for pair in found.pairs],
+    }
+
+
+def _run(run: RunData, facts: Sequence[StageFacts]) -> dict[str, Any]:
+    measured = run.columns.measured
+    return {
+        "run_id": run.run_id,
+        "name": run.name,
+        "valid": run.valid,
+        "checks_failed": run.checks_failed,
+        "checks_warned": run.checks_warned,
+        "records": len(measured),
+        "records_failed": len(measured) - len(measured.done),
+        "dataset_hash": run.tags.get("fourstage.dataset_hash"),
+        "code_hash": run.tags.get("fourstage.code_hash"),
+        "machine": run.tags.get("fourstage.machine"),
+        "stages": {
+            item.stage: {
+                "operation": item.operation,
+                "sources": item.sources,
+                "images": item.images,
+                "bytes_read": item.bytes_read,
+                "visual_tokens": item.visual_tokens,
+                "cached": item.cached,
+            }
+            for item in facts
+        },
+    }
+
+
+def _pair(pair: Pairwise) -> dict[str, Any]:
+    return {
+        "baseline": pair.baseline_id,
+        "target": pair.target_id,
+        "target_name": pair.target_name,
+        "n": pair.n,
+        "clusters": pair.clusters,
+        "unpaired": {
+            "only_baseline": _unpaired(pair.only_baseline),
+            "only_target": _unpaired(pair.only_target),
+            "failed_baseline": _unpaired(pair.failed_baseline),
+            "failed_target": _unpaired(pair.failed_target),
+        },
+        "verdict": str(pair.verdict),
+        "detectable_ratio": pair.detectable_ratio,
+        "rows": [_row(row) for row in pair.rows],
+        "shares": {share.stage: {"baseline": share.baseline, "target": share.target} for share in pair.shares},
+        "bottleneck": {"baseline": pair.bottleneck_baseline, "target": pair.bottleneck_target},
+        "cached": {"baseline": pair.cached_baseline, "target": pair.cached_target},
+        "cache_fill_s": {"baseline": pair.cache_fill_baseline_s, "target": pair.cache_fill_target_s},
+        "settings": [item.name for item in pair.settings],
+        "attribution": _attribution(pair.attribution, pair.baseline_name, pair.target_name),
+    }
+
+
+def _row(row: Row) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "unit": row.unit,
+        "n": row.n,
+        "baseline": {"median": row.baseline_median, "mean": row.baseline_mean, "cached": row.baseline_cached},
+        "target": {"median": row.target_median, "mean": row.target_mean, "cached": row.target_cached},
+        "difference": _interval(row.difference),
+        "ratio": _interval(row.ratio),
+        "text": row.text,
+        "verdict": str(row.verdict) if row.verdict is not None else None,
+        "p_value": row.p_value,
+        "detectable_ratio": row.detectable_ratio,
+    }
+
+
+def _attribution(found: Attribution | None, baseline: str, target: str) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {
+        "n": found.n,
+        "left_out": found.left_out,
+        "baseline_s": found.baseline_s,
+        "target_s": found.target_s,
+        "gap_s": _interval(found.gap),
+        "ratio": _interval(found.ratio),
+        "factors": [
+            {
+                "name": factor.name,
+                "contribution_s": _interval(factor.contribution),
+                "share": factor.share,
+                "log_share": factor.log_share,
+                "cached": factor.cached,
+            }
+            for factor in found.factors
+        ],
+        "missing": found.missing,
+        "sentence": sentence(found, baseline, target),
+    }
+
+
+def _interval(found: Interval) -> dict[str, float]:
+    return {"estimate": found.estimate, "low": found.low, "high": found.high}
+
+
+def _unpaired(found: Unpaired) -> dict[str, Any]:
+    return {"count": found.count, "first": found.first}

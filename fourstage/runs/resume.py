@@ -1,0 +1,117 @@
+"""What a job of a sweep finds of itself: nothing, a finished run, or a half-done one that can go on.
+
+Only runs of the same sweep are looked at, and only those with the same settings. A run with the same settings over
+other data, or by other code, is told and given up, so that a sweep holds each of its jobs once. Left out: the
+measuring (`session.py`).
+
+    found = look(parent, identity, config, destination, host, device)
+    found.skip or found.go_on
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fourstage.config.schema import Config
+from fourstage.measure.loop import whole_batches
+from fourstage.measure.protocol import plan_whole
+from fourstage.records.table import read_journal
+from fourstage.runs.identity import Identity
+from fourstage.stages import Sample, SampleRecord, UserError
+from fourstage.tracking.folder import Process, RunFolder
+from fourstage.tracking.reader import RunFacts, children_of, move_to_trash
+from fourstage.tracking.store import Destination
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """A half-done run: its folder, and the records of its whole batches."""
+
+    folder: RunFolder
+    records: tuple[SampleRecord, ...]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What to do: skip the job since `skip` has it, go on with `go_on`, or begin; and what to tell about it."""
+
+    skip: RunFacts | None = None
+    go_on: Earlier | None = None
+    told: tuple[str, ...] = ()
+
+
+def look(
+    parent: str,
+    identity: Identity,
+    config: Config,
+    samples: Sequence[Sample],
+    destination: Destination,
+    machine: Mapping[str, str],
+) -> Found:
+    """Look for the job's earlier runs, newest first; those that neither count nor go on are moved to the trash.
+
+    `machine`: the tags by which the place where a run was measured is told. Raises UserError where the store fails.
+    """
+    told: list[str] = []
+    found = Found()
+    for run in children_of(destination, parent, identity.settings):
+        if found.skip or found.go_on:
+            told.append(f"run {run.run_id} is an older try of the same job")
+        elif other := identity.differs(run.tags):
+            told.append(f"run {run.run_id} had the same settings with another {' and '.join(other)}: not mixed")
+        elif run.status == "FINISHED" and run.tags.get("fourstage.valid") == "true":
+            found = Found(skip=run)
+            continue
+        elif run.status == "FINISHED":
+            told.append(f"run {run.run_id} is invalid ({run.tags.get('fourstage.checks_failed')}): measured again")
+        elif run.status == "RUNNING" and still_runs(run):
+            raise UserError(
+                f"run {run.run_id} of this sweep is being measured now by {process_of(run)}: wait, or stop it"
+            )
+        else:
+            earlier = _half_done(run, config, samples, machine)
+            if isinstance(earlier, Earlier):
+                found = Found(go_on=earlier)
+                continue
+            told.append(f"run {run.run_id} ({run.status}) is measured anew: {earlier}")
+        _give_up(destination, run)
+    return Found(found.skip, found.go_on, tuple(told))
+
+
+def still_runs(run: RunFacts) -> bool:
+    """Whether the process that measures it is known to live; of another host nothing is known."""
+    process = process_of(run)
+    return process is not None and process.alive() is True
+
+
+def process_of(run: RunFacts) -> Process | None:
+    return Process.parse(run.tags.get("fourstage.process", ""))
+
+
+def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine: Mapping[str, str]) -> Earlier | str:
+    """The run as it was left, or why going on with it would not be sound."""
+    if config.sweep.rounds > 1:
+        return "its jobs alternated, and would no longer"
+    if config.protocol.warmup == 0:
+        return "without warm-up a second cold start would lie among its samples"
+    for tag, here in machine.items():
+        if run.tags.get(tag) != here:
+            return f"it began on another {tag.removeprefix('fourstage.')}: {run.tags.get(tag)}, here it is {here}"
+    try:
+        folder = RunFolder.open(Path(run.tags.get("fourstage.folder", "")))
+        records = read_journal(folder.journal)
+    except (UserError, OSError, ValueError) as error:
+        return f"its records cannot be read ({error})"
+    whole = whole_batches(plan_whole(config, samples), len(records), config.batch_size)
+    return Earlier(folder, tuple(records[:whole])) if whole else "it had no sample yet"
+
+
+def _give_up(destination: Destination, run: RunFacts) -> None:
+    """Into MLflow's trash, from where `mlflow runs restore` brings it back; and it is not delivered any more."""
+    move_to_trash(destination, run.run_id)
+    try:
+        RunFolder.open(Path(run.tags.get("fourstage.folder", ""))).change(delivered=True)
+    except (UserError, OSError):  # its folder is on another machine, or gone
+        return

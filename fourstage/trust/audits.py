@@ -1,0 +1,156 @@
+"""Measurements that are made to question the others, after a run, on its first samples.
+
+    audits = run_audits(pipeline, planned, sampling, timing)
+    audits.equal_samples == audits.compared_samples       # staged ids are the model's own
+
+Three questions: do the stages compute what the model's own `generate()` computes; does a repeated sample cost
+what a fresh one costs (nothing is cached between samples); does reading the clock slow the sample down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from fourstage.measure.loop import Planned, Timing, measure_batch
+from fourstage.stages import MeasurementError, Media, Pipeline, Sampling
+from fourstage.stats.statistics import Interval, paired_interval
+
+Found = TypeVar("Found")
+TOKENS = 16  # of an audited answer: every kind of step is in it
+REPEATED_TOKENS = 8  # enough to see a stage that is not done again
+PAIRS = 6  # alternating measurements of each of the two ways
+
+
+@dataclass(frozen=True)
+class Audits:
+    """What was found. Ratios are of times, with their interval over the pairs; None where none could be made."""
+
+    compared_samples: int
+    equal_samples: int
+    repeat_against_perturbed: Mapping[str, Interval]  # by stage: the same sample again / copies with other pixels
+    instrumented_against_bare: Interval | None  # end to end with the harness's clock / without
+
+
+def run_audits(
+    pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, timing: Timing, samples: int = 2
+) -> Audits:
+    """Audit the first `samples` that work. A faulty one is passed over: its fault is on its own record."""
+    greedy = replace(sampling, temperature=0, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
+    # one length for all, else an answer that ends early would look like a cache
+    fixed = replace(greedy, num_beams=1, stop="fixed")
+    short = replace(fixed, max_new_tokens=min(REPEATED_TOKENS, sampling.max_new_tokens))
+    working = _working(pipeline, planned, greedy, samples)
+    equal = sum(_staged_equals_own(pipeline, item, media, greedy) for item, media in working)
+    if not working:
+        return Audits(0, 0, {}, None)
+    item, media = working[0]
+    return Audits(
+        compared_samples=len(working),
+        equal_samples=equal,
+        repeat_against_perturbed=_caching(pipeline, item, media, short, timing),
+        instrumented_against_bare=instrumented_against_bare(pipeline, item, fixed, timing),
+    )
+
+
+def perturbed(media: Media, number: int) -> Media:
+    """A copy of the same shape with other pixels: what a cache keyed by content or object would miss."""
+    first = np.array(media.images[0], copy=True)
+    first[0] ^= 1 + number % 255
+    return replace(media, images=(first, *media.images[1:]))
+
+
+def _working(
+    pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, samples: int
+) -> list[tuple[Planned, Media]]:
+    """The first different samples that go through all stages, with their media."""
+    found: list[tuple[Planned, Media]] = []
+    seen: set[str] = set()
+    for item in planned:
+        if len(found) == samples:
+            break
+        if item.sample.key in seen:  # a repeat, or a sentinel
+            continue
+        seen.add(item.sample.key)
+        try:
+            media = pipeline.load(item.sample)
+            inputs = pipeline.preprocess([media], [item.question])
+            pipeline.decode(inputs, pipeline.encode(inputs), sampling, _nothing)
+        except Exception:
+            continue
+        found.append((item, media))
+    return found
+
+
+def _staged_equals_own(pipeline: Pipeline, item: Planned, media: Media, sampling: Sampling) -> bool:
+    inputs = pipeline.preprocess([media], [item.question])
+    staged = pipeline.decode(inputs, pipeline.encode(inputs), sampling, _nothing)
+    return staged.token_ids == pipeline.unstaged(inputs, sampling)
+
+
+def _caching(
+    pipeline: Pipeline, item: Planned, media: Media, sampling: Sampling, timing: Timing
+) -> dict[str, Interval]:
+    """The repeated sample's seconds against fresh copies', alternating, for each stage after `load`."""
+
+    def stages(of: Media) -> dict[str, float]:
+        watch = timing.stopwatch()
+        with watch.stage("preprocess"):
+            inputs = pipeline.preprocess([of], [item.question])
+        with watch.stage("encode"):
+            features = pipeline.encode(inputs)
+        with watch.stage("decode"):
+            pipeline.decode(inputs, features, sampling, _nothing)
+        return watch.stage_s
+
+    stages(media)  # the first time fills a cache, where there is one
+    fresh, again = _alternating(lambda number: stages(perturbed(media, number)), lambda _: stages(media))
+    return {
+        stage: paired_interval([found[stage] for found in fresh], [found[stage] for found in again])[1]
+        for stage in fresh[0]
+    }
+
+
+def instrumented_against_bare(
+    pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing, pairs: int = PAIRS
+) -> Interval:
+    """End to end with the stopwatch at every border and token, against a single pair of readings."""
+
+    def bare(_: int) -> float:
+        timing.prepare_files(item.sample)  # as the harness does: cold files are cold for both
+        timing.device.synchronise()
+        start = timing.end_to_end_clock()
+        inputs = pipeline.preprocess([pipeline.load(item.sample)], [item.question])
+        pipeline.decode(inputs, pipeline.encode(inputs), sampling, _nothing)
+        timing.device.synchronise()
+        return timing.end_to_end_clock() - start
+
+    def instrumented(_: int) -> float:
+        (record,) = measure_batch(pipeline, [item], sampling, timing)
+        if record.end_to_end_s is None:
+            raise MeasurementError(f"{record.key} failed when it was measured again: {record.error}")
+        return record.end_to_end_s
+
+    return paired_interval(*_alternating(bare, instrumented, pairs))[1]
+
+
+def _alternating(
+    one: Callable[[int], Found], other: Callable[[int], Found], pairs: int = PAIRS
+) -> tuple[list[Found], list[Found]]:
+    """`pairs` results of each, in the order A B B A, so that slow drift favours neither."""
+    first, second = [], []
+    for number in range(pairs):
+        if number % 2:
+            second.append(other(number))
+            first.append(one(number))
+        else:
+            first.append(one(number))
+            second.append(other(number))
+    return first, second
+
+
+def _nothing() -> None:
+    pass

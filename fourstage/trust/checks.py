@@ -1,0 +1,579 @@
+"""Is this run believable? Each check is a sentence with a verdict, the value that was found, and its limit.
+
+A check passes, warns, fails, or could not be made, and then says why: what was not checked never passes. A run
+with a failed check is kept and shown as invalid. The rows of checks name the ways in which real benchmarks of
+these models went wrong. Numbers are looked at in every record; texts in a sample of at most SAMPLED of them.
+
+    checks = check_run(evidence)
+    valid(checks)                # False if any failed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fourstage.measure.loop import WarmUp
+from fourstage.records.columns import Columns, Floats, Ints
+from fourstage.records.table import read_rows
+from fourstage.stages import STAGES, SampleRecord
+from fourstage.stats.statistics import drift, measurement_half_width, outliers, regression
+from fourstage.trust.audits import Audits
+from fourstage.trust.roofline import Shares
+
+Mask = NDArray[np.bool_]
+Verdict = Literal["pass", "warn", "fail", "not possible"]
+
+SAMPLED = 1000  # records that are looked at with their texts and ids
+NAMED = 5  # faults that a detail names
+UNACCOUNTED_LIMIT = 0.03  # share of end to end that no stage accounts for, median
+DRIFT_LIMIT = 0.03  # change of time from first to last sample
+TRUNCATED_LIMIT = 0.10  # share of answers that max_new_tokens ended
+OUTLIER_LIMIT = 0.05  # share of samples far outside
+OBSERVER_WARN, OBSERVER_FAIL = 0.01, 0.05  # what measuring may cost of the end-to-end time
+CACHING_LIMIT = 0.80  # a repeated sample's time against a perturbed copy's
+FLOOR_LIMIT = 1.10  # the peaks are measured too, within some percent
+COLD_LIMIT = 0.01  # share of a sample's files that may be left in the page cache, or out of it
+BUSY_LIMIT = 0.20  # share of all processors that others used just before
+EXPLAINED_LIMIT = 0.25  # token count's price by regression against the steps' own
+
+
+@dataclass(frozen=True)
+class Check:
+    """One sentence about a run, and whether it holds."""
+
+    id: str
+    sentence: str
+    verdict: Verdict
+    value: float | str | None
+    limit: float | str | None
+    detail: str = ""  # why not possible, which samples, what to do
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the composed configuration asked for, as far as records can show it."""
+
+    precision: str
+    dtype: str  # of the loaded parameters
+    sources: tuple[str, ...]  # that may have been read
+    images: int  # that reach the model from a sample
+    batch_size: int
+    max_new_tokens: int
+    stop: str
+    num_beams: int
+    context: int  # rows of the model
+    io: str = "as_is"  # what the page cache was to hold: "cold", "warm"
+    target_half_width: float | None = None  # of the mean total, as a share
+    cached_stages: tuple[str, ...] = ()  # that the run's cache was to serve
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Everything that the checks look at.
+
+    Evidence.read(Path("records.parquet"), planned=planned, expected=expected)
+    """
+
+    columns: Columns  # measured samples, without sentinels
+    sampled: Sequence[SampleRecord]  # whole, at most SAMPLED of them, evenly spread over the run
+    planned: Sequence[tuple[str, int]]  # key and repeat of each measurement that was to be made
+    expected: Expected
+    detokenise: Callable[[tuple[int, ...]], str] | None = None
+    audits: Audits | None = None
+    no_audits: str = "audits are off (protocol.audit=false)"
+    shares: Shares | None = None
+    warm_up: Mapping[str, WarmUp] = field(default_factory=dict)  # by shape of input
+    busy: float | None = None  # share of all processors that others used just before the measurement
+    no_shares: str = "the device's peaks were not measured"
+
+    @classmethod
+    def of(cls, records: Sequence[SampleRecord], **rest: Any) -> Evidence:
+        """Evidence on records in memory; `rest` are the other fields."""
+        every = Columns.of(records)
+        return cls(every.measured, [records[row] for row in _spread(every)], **rest)
+
+    @classmethod
+    def read(cls, path: Path, **rest: Any) -> Evidence:
+        """The same on a records.parquet, which may hold a million of them: numbers first, then the sampled rows."""
+        every = Columns.read(path)
+        return cls(every.measured, read_rows(path, _spread(every)), **rest)
+
+    @cached_property
+    def done(self) -> Columns:
+        return self.columns.done
+
+
+def check_run(evidence: Evidence) -> list[Check]:
+    """Every check, in the order in which a reader would ask."""
+    return [check(evidence) for check in CHECKS]
+
+
+def valid(checks: Sequence[Check]) -> bool:
+    """No check failed."""
+    return not any(check.verdict == "fail" for check in checks)
+
+
+def as_dict(checks: Sequence[Check]) -> dict[str, Any]:
+    """What `checks.json` holds."""
+    return {"valid": valid(checks), "checks": [asdict(check) for check in checks]}
+
+
+def as_tags(checks: Sequence[Check]) -> dict[str, str]:
+    """What a run's tags say of them: whether it is valid, and which failed and which warned."""
+    named = {word: ",".join(check.id for check in checks if check.verdict == word) for word in ("fail", "warn")}
+    return {
+        "fourstage.valid": str(valid(checks)).lower(),
+        "fourstage.checks_failed": named["fail"] or "none",
+        "fourstage.checks_warned": named["warn"] or "none",
+    }
+
+
+def not_finished(status: str, records: int) -> Check:
+    """The one check of a run that ended before its checks: it is invalid."""
+    return Check(
+        "as_planned",
+        "the records are those of the planned samples, each once, failures among them",
+        "fail",
+        f"{records} records",
+        "all that were planned",
+        f"the run is {status}: it ended before its samples were all measured",
+    )
+
+
+def something_succeeded(evidence: Evidence) -> Check:
+    done, all_of_them = int(evidence.columns.ok.sum()), len(evidence.planned)
+    return Check(
+        "something_succeeded",
+        "at least one sample went through all four stages",
+        "pass" if done else "fail",
+        f"{done} of {all_of_them}",
+        "1",
+    )
+
+
+def as_planned(evidence: Evidence) -> Check:
+    """Every planned measurement has one record, failed ones counted; nothing dropped in silence."""
+    run = evidence.columns
+    known = {key: code for code, key in enumerate(run.keys)}
+    keys = np.array([known.setdefault(key, len(known)) for key, _ in evidence.planned], dtype=np.int64)
+    repeats = np.array([repeat for _, repeat in evidence.planned], dtype=np.int64)
+    radix = 1 + max(run.repeat.max(initial=0), repeats.max(initial=0))  # so that one number stands for both
+    pairs, which = np.unique(
+        np.concatenate([run.key_codes * radix + run.repeat, keys * radix + repeats]), return_inverse=True
+    )
+    found, planned = (np.bincount(part, minlength=len(pairs)) for part in np.split(which, [len(run)]))
+    wrong, failed = bool((found != planned).any()), int((~run.ok).sum())
+    verdict: Verdict = "fail" if wrong else "warn" if failed else "pass"
+    names, detail = list(known), ""
+    for word, these in (("missing", found < planned), ("not planned", found > planned)):
+        if these.any():
+            detail += f"{word} {_names([names[code] for code in np.unique(pairs[these] // radix)])}"
+    if failed and not wrong:
+        detail = f"failed: {_keys(run, ~run.ok)}"
+    return Check(
+        "as_planned",
+        "the records are those of the planned samples, each once, failures among them",
+        verdict,
+        f"{len(run)} records, {failed} failed",
+        f"{len(evidence.planned)} records",
+        detail,
+    )
+
+
+def stages_measured(evidence: Evidence) -> Check:
+    """No stage is 0 s: it was measured, or it is null."""
+    done = evidence.done
+
+    def named(stage: str) -> Callable[[int], str]:
+        return lambda i: f"{_key(done, i)} {stage}"
+
+    zero = [_Faults(~(getattr(done, f"{stage}_s") > 0), named(stage)) for stage in STAGES]
+    return _any_fault(evidence, "stages_measured", "every stage of a successful sample took measurable time", zero)
+
+
+def stages_close(evidence: Evidence) -> Check:
+    sentence = "the four stages account for the end-to-end time"
+    done = evidence.done
+    both = (done.end_to_end_s != 0) & ~np.isnan(done.end_to_end_s) & ~np.isnan(done.total_s)
+    if not both.any():
+        return _not_possible("stages_close", sentence, "no sample has both times")
+    median = float(np.median(np.abs(done.end_to_end_s - done.total_s)[both] / done.end_to_end_s[both]))
+    verdict: Verdict = "pass" if median <= UNACCOUNTED_LIMIT else "fail"
+    detail = "" if verdict == "pass" else f"{median:.1%} of the end-to-end time is in no stage"
+    return Check("stages_close", sentence, verdict, median, UNACCOUNTED_LIMIT, detail)
+
+
+def vision_runs_once(evidence: Evidence) -> Check:
+    sentence = "the vision tower ran once for each sample or batch"
+    counts = _present(evidence.done.vision_calls)
+    if not len(counts):
+        return _not_possible("vision_runs_once", sentence, "calls of the tower were not counted")
+    most, least = int(counts.max()), int(counts.min())
+    verdict: Verdict = "pass" if most == least == 1 else "fail"
+    return Check("vision_runs_once", sentence, verdict, most if most != 1 else least, 1)
+
+
+def staged_equals_own(evidence: Evidence) -> Check:
+    """The staged path computes what the model's own generate() computes (PITFALLS: adaptor applied twice)."""
+    sentence = "greedy token ids of the stages equal those of the model's own generate()"
+    if evidence.audits is None:
+        return _not_possible("staged_equals_own", sentence, evidence.no_audits)
+    same, tried = evidence.audits.equal_samples, evidence.audits.compared_samples
+    if not tried:
+        return _not_possible("staged_equals_own", sentence, "no sample could be answered both ways")
+    return Check("staged_equals_own", sentence, "pass" if same == tried else "fail", f"{same} of {tried}", "all")
+
+
+def counts_are_the_ids(evidence: Evidence) -> Check:
+    """Output tokens are the new ids, one decode step each after the first, and the text is theirs alone."""
+    done, ids = evidence.done, evidence.done.ids
+    told = done.output_tokens != ids
+    stepped = ~told & (evidence.expected.num_beams == 1) & (done.steps != np.maximum(ids - 1, 0))
+    faults = [
+        _Faults(told, lambda i: f"{_key(done, i)}: {_count(done.output_tokens[i])} tokens told, {ids[i]} ids"),
+        _Faults(stepped, lambda i: f"{_key(done, i)}: {ids[i]} ids, {done.steps[i]} decode steps"),
+    ]
+    texts = []
+    for record in evidence.sampled:
+        if not record.ok or record.output_tokens != len(record.output_ids):
+            continue
+        if record.output and record.prompt and record.output.startswith(record.prompt):
+            texts.append(f"{record.key}: the output begins with the prompt")
+        elif evidence.detokenise is not None and record.output != evidence.detokenise(record.output_ids):
+            texts.append(f"{record.key}: the text is not that of the ids")
+    faults.append(_Faults(np.ones(len(texts), dtype=np.bool_), lambda i: texts[i]))
+    seen, every = len(evidence.sampled), len(evidence.columns)
+    return _any_fault(
+        evidence,
+        "counts_are_the_ids",
+        "token counts, ids, steps and text agree, without the prompt",
+        faults,
+        f"texts on {seen:,} of {every:,} records" if seen < every else "",
+    )
+
+
+def tokens_explain_time(evidence: Evidence) -> Check:
+    """Decode time rises with the token count by what a decode step takes."""
+    sentence = "the time of stage 4 is explained by the number of tokens"
+    done = evidence.done
+    steps = _present(done.tpot_ms) / 1000
+    tokens, seconds, prefill = _decode_calls(done)
+    several = tokens > 1
+    if not len(steps) or not several.any():
+        return _not_possible("tokens_explain_time", sentence, "no sample has two tokens")
+    counts = np.unique(tokens)
+    if len(counts) < 3 or counts[-1] < 1.5 * counts[0]:
+        # one length only: then a token's price is compared directly
+        implied = float(np.median((seconds - prefill)[several] / (tokens[several] - 1)))
+    else:
+        implied = regression(tokens, seconds).slope
+    if not (price := float(np.median(steps))):
+        return _not_possible("tokens_explain_time", sentence, "the median decode step took 0 s")
+    off = implied / price - 1
+    verdict: Verdict = "pass" if abs(off) <= EXPLAINED_LIMIT else "fail"
+    detail = (
+        "" if verdict == "pass" else f"{1000 * implied:.3g} ms a token by count, {1000 * price:.3g} ms by its steps"
+    )
+    return Check("tokens_explain_time", sentence, verdict, off, EXPLAINED_LIMIT, detail)
+
+
+def nothing_impossible(evidence: Evidence) -> Check:
+    """Nothing is faster than the device can move the bytes and do the operations."""
+    sentence = "no sample was faster than the device allows"
+    if evidence.shares is None:
+        return _not_possible("nothing_impossible", sentence, evidence.no_shares)
+    fastest = {kind: found for kind, found in evidence.shares.fastest.items() if found is not None}
+    if not fastest:
+        return _not_possible("nothing_impossible", sentence, "no stage has both a time and a floor")
+    kind, found = max(fastest.items(), key=lambda item: item[1].share)
+    verdict: Verdict = "pass" if found.share <= FLOOR_LIMIT else "fail"
+    detail = f"{kind} of {found.key} took {found.seconds:.3g} s, its floor is {found.floor_s:.3g} s"
+    return Check("nothing_impossible", sentence, verdict, found.share, FLOOR_LIMIT, detail)
+
+
+def not_truncated(evidence: Evidence) -> Check:
+    sentence = "answers ended by themselves, not by max_new_tokens"
+    if evidence.expected.stop == "fixed":
+        return Check("not_truncated", sentence, "pass", "fixed length asked for", None)
+    done = evidence.done
+    ended = done.finish_reason_codes[done.finish_reason_codes >= 0]
+    if not len(ended):
+        return _not_possible("not_truncated", sentence, "no sample has a finish reason")
+    share = float(np.array([reason == "length" for reason in done.finish_reasons])[ended].mean())
+    verdict: Verdict = "pass" if share <= TRUNCATED_LIMIT else "warn"
+    detail = (
+        "" if verdict == "pass" else "token counts and totals of these samples are the limit's: raise max_new_tokens"
+    )
+    return Check("not_truncated", sentence, verdict, share, TRUNCATED_LIMIT, detail)
+
+
+def context_held(evidence: Evidence) -> Check:
+    done = evidence.done
+    rows = done.input_tokens + np.nan_to_num(done.output_tokens)
+    over = [_Faults(rows > evidence.expected.context, lambda i: f"{_key(done, i)}: {_count(rows[i])} rows")]
+    return _any_fault(
+        evidence,
+        "context_held",
+        f"prompt, media and answer fit into the model's context of {evidence.expected.context}",
+        over,
+    )
+
+
+def no_drift(evidence: Evidence) -> Check:
+    """Neither the robust slope over position nor one half against the other shows a change over the run."""
+    sentence = "times do not drift over the run"
+    done = evidence.done
+    work = _without_length(done)
+    order = np.argsort(done.position, kind="stable")
+    order = order[~np.isnan(work[order])]
+    if len(order) < 8:
+        return _not_possible("no_drift", sentence, f"{len(order)} samples, at least 8 are needed")
+    found = drift(done.position[order], work[order], clusters=done.key_codes[order])
+    # a change is believed where its interval is clear of zero: chance alone slopes too
+    low, high, change = found.low, found.high, found.change
+    beyond = change if low > 0 or high < 0 else 0.0
+    verdict: Verdict = "pass" if abs(beyond) <= DRIFT_LIMIT else "fail"
+    halves = f"second half / first half {found.halves.estimate:.3f}"
+    detail = f"change over the run {change:+.1%} [{low:+.1%}, {high:+.1%}], {halves}"
+    return Check("no_drift", sentence, verdict, change, DRIFT_LIMIT, detail)
+
+
+def no_caching(evidence: Evidence) -> Check:
+    """Nothing is kept between samples but what the run was asked to keep."""
+    sentence = "a repeated sample costs what a fresh one costs"
+    if evidence.audits is None:
+        return _not_possible("no_caching", sentence, evidence.no_audits)
+    asked = evidence.expected.cached_stages
+    found = evidence.audits.repeat_against_perturbed
+    ratios = {stage: ratio for stage, ratio in found.items() if stage not in asked}
+    if not ratios:
+        return _not_possible("no_caching", sentence, "no sample could be repeated")
+    stage, ratio = min(ratios.items(), key=lambda item: item[1].high)
+    verdict: Verdict = "pass" if ratio.high >= CACHING_LIMIT else "fail"
+    detail = f"{stage}: [{ratio.low:.2f}, {ratio.high:.2f}] of a fresh copy's time"
+    detail += f"; {' and '.join(asked)} cached, as asked" if asked else ""
+    return Check("no_caching", sentence, verdict, ratio.estimate, CACHING_LIMIT, detail)
+
+
+def little_observed(evidence: Evidence) -> Check:
+    """Reading the clock at each border and token does not slow the sample down."""
+    sentence = "measuring does not slow the measured"
+    if evidence.audits is None:
+        return _not_possible("little_observed", sentence, evidence.no_audits)
+    ratio = evidence.audits.instrumented_against_bare
+    if ratio is None:
+        return _not_possible("little_observed", sentence, "no sample could be run both ways")
+    sure = ratio.low - 1
+    verdict: Verdict = "fail" if sure > OBSERVER_FAIL else "warn" if sure > OBSERVER_WARN else "pass"
+    detail = f"[{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}]"
+    return Check("little_observed", sentence, verdict, ratio.estimate - 1, OBSERVER_FAIL, detail)
+
+
+def outliers_named(evidence: Evidence) -> Check:
+    """Samples far outside the others are kept, and named."""
+    sentence = "few samples lie far outside the others"
+    work = _without_length(evidence.done)
+    known = np.flatnonzero(~np.isnan(work))
+    if len(known) < 8:
+        return _not_possible("outliers_named", sentence, f"{len(known)} samples, at least 8 are needed")
+    far = known[outliers(work[known]).severe]
+    share = len(far) / len(known)
+    verdict: Verdict = "pass" if share <= OUTLIER_LIMIT else "warn"
+    return Check("outliers_named", sentence, verdict, share, OUTLIER_LIMIT, _keys(evidence.done, far))
+
+
+def config_used(evidence: Evidence) -> Check:
+    """What was composed is what ran: precision, source, images, batch, limits."""
+    expected, done = evidence.expected, evidence.done
+    sources: tuple[str | None, ...] = (*done.sources, None)  # none: -1, the last
+    asked = np.array([source in expected.sources for source in sources])
+    tokens, images = done.output_tokens, done.images
+    served = len(expected.cached_stages)
+    fixed = expected.stop == "fixed"
+    faults = [
+        _Faults(~asked[done.source_codes], lambda i: f"{_key(done, i)}: read from {sources[done.source_codes[i]]}"),
+        _Faults(
+            (images != expected.images) & ~done.noted,
+            lambda i: f"{_key(done, i)}: {_count(images[i])} images, {expected.images} asked for",
+        ),
+        _Faults(
+            done.cached != served,
+            lambda i: f"{_key(done, i)}: {done.cached[i]} stages served from the cache, {served} asked for",
+        ),
+        _Faults(done.batch_size > expected.batch_size, lambda i: f"{_key(done, i)}: batch of {done.batch_size[i]}"),
+        _Faults(tokens > expected.max_new_tokens, lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens"),
+        _Faults(
+            fixed & (tokens != expected.max_new_tokens),
+            lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens, exactly {expected.max_new_tokens} asked for",
+        ),
+    ]
+    if {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[expected.precision] != expected.dtype:
+        other = f"precision={expected.precision}, the model is {expected.dtype}"
+        faults.insert(0, _Faults(np.ones(1, dtype=np.bool_), lambda _: other))
+    return _any_fault(evidence, "config_used", "the settings that were composed are those that ran", faults)
+
+
+def io_held(evidence: Evidence) -> Check:
+    """Cold files were cold, warm ones warm, just before they were read: by `load`, or into the run's cache."""
+    sentence = "the page cache held what the protocol asked for"
+    asked, done = evidence.expected.io, evidence.done
+    if not len(done):
+        return _not_possible("io_held", sentence, "no sample succeeded")
+    if asked == "as_is":
+        return Check("io_held", sentence, "pass", "as_is: nothing asked for", None)
+    share = done.cached_share
+    if evidence.expected.cached_stages:
+        sentence += " when the cache was filled"
+    if np.isnan(share).any():
+        return _not_possible("io_held", sentence, "this system, or this dataset's owner, does not let it be read")
+    wrong = share > COLD_LIMIT if asked == "cold" else share < 1 - COLD_LIMIT
+    fault = _Faults(wrong, lambda i: f"{_key(done, i)}: {share[i]:.0%} of its files cached, io={asked} asked for")
+    return _any_fault(evidence, "io_held", sentence, [fault])
+
+
+def warmed_up(evidence: Evidence) -> Check:
+    sentence = "times were stable before the measurement began"
+    if not evidence.warm_up or not any(found.rounds for found in evidence.warm_up.values()):
+        return _not_possible("warmed_up", sentence, "no warm-up was made (protocol.warmup=0, or no sample worked)")
+    unstable = [shape for shape, found in evidence.warm_up.items() if not found.stable]
+    rounds = max(found.rounds for found in evidence.warm_up.values())
+    verdict: Verdict = "warn" if unstable else "pass"
+    detail = f"still changing after {rounds} rounds: {unstable[0]}; raise protocol.warmup" if unstable else ""
+    return Check("warmed_up", sentence, verdict, f"{rounds} rounds", None, detail)
+
+
+def precise_enough(evidence: Evidence) -> Check:
+    """The noise of the mean total, as repeats show it, is within the protocol's target."""
+    sentence = "the mean was repeated until it was as precise as asked for"
+    target, done = evidence.expected.target_half_width, evidence.done
+    if not len(done):
+        return _not_possible("precise_enough", sentence, "no sample succeeded")
+    if target is None:
+        return Check("precise_enough", sentence, "pass", "no target asked for", None)
+    found = measurement_half_width(done.total_s, done.key_codes.tolist())
+    verdict: Verdict = "pass" if found <= target else "warn"
+    detail = "" if verdict == "pass" else "raise protocol.max_repeats, or measure on a quieter machine"
+    return Check("precise_enough", sentence, verdict, found, target, detail)
+
+
+def machine_quiet(evidence: Evidence) -> Check:
+    """What other processes did is in the times too."""
+    sentence = "other processes left the processors alone just before the measurement"
+    if evidence.busy is None:
+        return _not_possible("machine_quiet", sentence, "the processors' use was not read")
+    verdict: Verdict = "pass" if evidence.busy <= BUSY_LIMIT else "warn"
+    detail = "" if verdict == "pass" else "times are those of a busy machine: measure again when it is quiet"
+    return Check("machine_quiet", sentence, verdict, evidence.busy, BUSY_LIMIT, detail)
+
+
+CHECKS: tuple[Callable[[Evidence], Check], ...] = (
+    something_succeeded,
+    as_planned,
+    stages_measured,
+    stages_close,
+    vision_runs_once,
+    staged_equals_own,
+    counts_are_the_ids,
+    tokens_explain_time,
+    nothing_impossible,
+    not_truncated,
+    context_held,
+    no_drift,
+    no_caching,
+    little_observed,
+    outliers_named,
+    config_used,
+    io_held,
+    warmed_up,
+    precise_enough,
+    machine_quiet,
+)
+
+
+@dataclass(frozen=True)
+class _Faults:
+    """Where one kind of fault is, and how the one in a row is told."""
+
+    where: Mask
+    tell: Callable[[int], str]
+
+
+def _any_fault(evidence: Evidence, name: str, sentence: str, kinds: Sequence[_Faults], seen: str = "") -> Check:
+    """Fails on any fault; without a successful sample it cannot be made."""
+    if not len(evidence.done):
+        return _not_possible(name, sentence, "no sample succeeded")
+    count = sum(int(kind.where.sum()) for kind in kinds)
+    told, passed = dict[str, None](), 0
+    for text in (kind.tell(row) for kind in kinds for row in np.flatnonzero(kind.where).tolist()):
+        if len(told) == NAMED and text not in told:
+            break
+        told[text] = None
+        passed += 1
+    named = "; ".join(told) + (f" and {count - passed} more" if count > passed else "")
+    return Check(name, sentence, "fail" if count else "pass", count, 0, "; ".join(filter(None, (named, seen))))
+
+
+def _spread(every: Columns) -> Ints:
+    """Rows of at most SAMPLED measured records: whole calls of the model, evenly spread over the run."""
+    run = np.flatnonzero(every.is_sample)
+    if len(run) <= SAMPLED:
+        return run
+    calls, measured = every.measured.calls, every.measured
+    number = max(1, SAMPLED // int(measured.batch_size.max()))
+    chosen = np.linspace(0, calls[-1], min(number, int(calls[-1]) + 1)).round().astype(np.int64)
+    return run[np.isin(calls, chosen)]
+
+
+def _without_length(run: Columns) -> Floats:
+    """Seconds of a sample's call with its answer's length taken out: the stages before, prefill, and one mean step.
+
+    NaN for a batch smaller than the others, such as the last one: it costs something else.
+    """
+    before = (run.load_s + run.preprocess_s + run.encode_s) * run.batch_size  # a record holds its share
+    parts = before + run.prefill_s
+    seconds = np.where(np.isnan(parts), run.total_s * run.batch_size, parts + np.nan_to_num(run.tpot_ms) / 1000)
+    return np.where(run.batch_size == run.batch_size.max(initial=1), seconds, np.nan)
+
+
+def _decode_calls(run: Columns) -> tuple[Floats, Floats, Floats]:
+    """Of each call of stage 4: tokens of its longest answer, its seconds, and those of prefill (0 where unknown)."""
+    timed = run.where((run.output_tokens > 0) & ~np.isnan(run.decode_s))
+    _, first, call = np.unique(timed.calls, return_index=True, return_inverse=True)
+    tokens = np.zeros(len(first))
+    np.maximum.at(tokens, call, timed.output_tokens)
+    whole = timed.decode_s * timed.batch_size  # a record holds its share
+    return tokens, whole[first], np.nan_to_num(timed.prefill_s)[first]
+
+
+def _not_possible(name: str, sentence: str, why: str) -> Check:
+    return Check(name, sentence, "not possible", None, None, why)
+
+
+def _present(values: Floats) -> Floats:
+    return values[~np.isnan(values)]
+
+
+def _key(run: Columns, row: int) -> str:
+    return run.keys[int(run.key_codes[row])]
+
+
+def _keys(run: Columns, rows: Mask | Ints) -> str:
+    """The keys of these rows, each once."""
+    codes, first = np.unique(run.key_codes[rows], return_index=True)
+    return _names([run.keys[code] for code in codes[np.argsort(first)]])
+
+
+def _count(value: float) -> str:
+    return "None" if np.isnan(value) else f"{value:.0f}"
+
+
+def _names(found: Sequence[str]) -> str:
+    """The first few, and how many more."""
+    return "; ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")

@@ -1,0 +1,111 @@
+"""What the checks look at, gathered after a run: what was asked for, audits, and the device's limits.
+
+evidence = gather(config, pipeline, planned, records)
+checks = check_run(evidence)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from fourstage.config.schema import Config, EventGPTSettings
+from fourstage.measure.cache import uncached
+from fourstage.measure.loop import Planned
+from fourstage.measure.protocol import timing_of
+from fourstage.models.base import StagedPipeline
+from fourstage.models.shapes import model_shapes
+from fourstage.stages import SampleRecord
+from fourstage.stats.statistics import tpot_over_context
+from fourstage.trust.audits import Audits, run_audits
+from fourstage.trust.checks import Evidence, Expected
+from fourstage.trust.peaks import device_peaks
+from fourstage.trust.roofline import Peaks, Shares, run_shares
+
+
+def gather(
+    config: Config, pipeline: StagedPipeline, planned: Sequence[Planned], records: Sequence[SampleRecord] | Path
+) -> Evidence:
+    """Evidence on the measured samples, in memory or in a records.parquet; audits are made where they are asked for."""
+    audits, no_audits = _audits(config, pipeline, planned)
+    rest: dict[str, Any] = {
+        "planned": [(item.sample.key, item.repeat) for item in planned if item.role == "sample"],
+        "expected": expected(config, pipeline),
+        "detokenise": pipeline.detokenise,
+        "audits": audits,
+        "no_audits": no_audits,
+    }
+    evidence = Evidence.read(records, **rest) if isinstance(records, Path) else Evidence.of(records, **rest)
+    try:
+        return replace(evidence, shares=device_shares(config, pipeline, evidence))
+    except (RuntimeError, KeyError, OSError) as error:  # the device has no room for the copy: the run stands
+        return replace(evidence, no_shares=f"the device's peaks could not be measured: {error}")
+
+
+def expected(config: Config, pipeline: StagedPipeline) -> Expected:
+    """What the composed settings asked for, as far as records can show it."""
+    model = config.model
+    if isinstance(model, EventGPTSettings):
+        images, sources = model.event_images, ("png", "npy")
+        asked: str = "png" if model.source == "images" else model.source
+    else:
+        images, sources = model.frames, ("mp4", "images")
+        asked = model.source
+    return Expected(
+        precision=config.precision,
+        dtype=pipeline.facts.dtype,
+        sources=sources if asked == "auto" else (asked,),
+        images=images,
+        batch_size=config.batch_size,
+        max_new_tokens=config.max_new_tokens,
+        stop=config.stop,
+        num_beams=config.num_beams,
+        context=pipeline.facts.context,
+        io=config.protocol.io,
+        target_half_width=config.protocol.target_half_width,
+        cached_stages=config.cached_stages,
+    )
+
+
+def device_shares(config: Config, pipeline: StagedPipeline, evidence: Evidence) -> Shares:
+    """How near the run came to the device's measured limits.
+
+    Where a sample seems faster than they allow, they are measured once more and the higher ones hold: a peak that
+    was taken on a busy machine is too low.
+    """
+    device, shapes = pipeline.facts.device, model_shapes(uncached(pipeline))
+
+    def against(peaks: Peaks) -> Shares:
+        return run_shares(evidence.columns, evidence.sampled, shapes, peaks, config.precision, beams=config.num_beams)
+
+    shares = against(device_peaks(device))
+    if any(found.share > 1 for found in shares.fastest.values()):
+        shares = against(device_peaks(device, again=True))
+    return shares
+
+
+def figures(evidence: Evidence) -> dict[str, float]:
+    """What only the evidence tells, as metrics: shares of the device's limits, and how a token's time grows with
+    the context that it attends to. What was not measured is absent."""
+    shares, growth = evidence.shares, tpot_over_context(evidence.sampled)
+    named = {
+        "encode_mfu": shares.encode_mfu if shares else None,
+        "prefill_mfu": shares.prefill_mfu if shares else None,
+        "decode_mbu": shares.decode_mbu if shares else None,
+        "roofline_share": shares.roofline_share if shares else None,
+        "tpot_ms_per_1000_context_tokens": growth.slope.slope if growth else None,
+    }
+    return {name: value for name, value in named.items() if value is not None and math.isfinite(value)}
+
+
+def _audits(config: Config, pipeline: StagedPipeline, planned: Sequence[Planned]) -> tuple[Audits | None, str]:
+    """The audits, or why there are none: a fault in them takes nothing from what was measured before."""
+    if not config.protocol.audit:
+        return None, f"no audits were made (protocol.audit=false in protocol={config.protocol.name})"
+    try:
+        return run_audits(pipeline, planned, config.sampling, timing_of(config, pipeline)), ""
+    except Exception as error:
+        return None, f"the audits failed: {type(error).__name__}: {error}"

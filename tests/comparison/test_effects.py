@@ -1,0 +1,449 @@
+"""What is claimed of runs holds: by simulation, all seeded, with noise as of a quiet machine (2 %, lognormal).
+
+Samples differ among themselves by a factor of several, the same in every run, which pairing takes away.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+import tracemalloc
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from fourstage.comparison import effects as comparison
+from fourstage.comparison.effects import (
+    Comparison,
+    RunData,
+    Verdict,
+    cached_stages,
+    compare,
+    detectable_errors,
+    holm,
+    tails,
+)
+from fourstage.records.columns import Columns
+from fourstage.stages import STAGES, SampleRecord, UserError
+
+CLAIMS = (Verdict.IMPROVED, Verdict.REGRESSED)
+
+
+def records(
+    seed: int, n: int = 60, repeats: int = 1, noise: float = 0.02, clips: int = 7, **factor: float
+) -> list[SampleRecord]:
+    """A run: `clips` seeds what the samples are, `seed` the noise of measuring them, factors make stages slower."""
+    what, rng = np.random.default_rng([clips, 1]), np.random.default_rng([seed, 2])
+    size, tokens = what.lognormal(0, 0.6, n), what.integers(5, 40, n)
+    found = []
+    for position in range(n * repeats):
+        i = position % n
+        load, preprocess, encode, prefill, step = rng.lognormal(0, noise, 5) * size[i] * (0.05, 0.02, 0.04, 0.03, 0.01)
+        load, encode, step = (
+            load * factor.get("load", 1),
+            encode * factor.get("encode", 1),
+            step * factor.get("step", 1),
+        )
+        token_s = (step,) * (int(tokens[i] * factor.get("tokens", 1)) - 1)
+        decode = prefill + sum(token_s) + 0.0005
+        found.append(
+            SampleRecord(
+                key=f"clip {i}",
+                sample_id=f"{i}",
+                position=position,
+                repeat=position // n,
+                started_unix_s=float(position),
+                source="png",
+                images=5,
+                bytes_read=1000,
+                load_s=load,
+                preprocess_s=preprocess,
+                encode_s=encode,
+                decode_s=decode,
+                total_s=load + preprocess + encode + decode,
+                prefill_s=prefill,
+                ttft_s=load + preprocess + encode + prefill,
+                token_s=token_s,
+                text_tokens=40,
+                visual_tokens=577,
+                output_tokens=len(token_s) + 1,
+                peak_memory_bytes=2**30,
+            )
+        )
+    return found
+
+
+def run(made: Sequence[SampleRecord], name: str = "run", **more: object) -> RunData:
+    values: dict[str, object] = {"params": {}, "tags": {}, "metrics": {}} | more
+    return RunData(run_id=f"id of {name}", name=name, columns=Columns.of(made), **values)  # type: ignore[arg-type]
+
+
+def compared(*runs: Sequence[SampleRecord], margin: float = 0.02) -> Comparison:
+    return compare([run(made, f"run {i}") for i, made in enumerate(runs)], margin=margin)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few resamples where only verdicts are asked, which need none."""
+    monkeypatch.setattr(comparison, "RESAMPLES", 20)
+
+
+@pytest.mark.usefixtures("quick")
+@pytest.mark.parametrize("noise", [0.02, 0.15])
+def test_identical_runs_show_no_difference(noise: float) -> None:
+    """With much noise nothing is equivalent either: what is not claimed is Inconclusive."""
+    verdicts = [compared(records(2 * i, noise=noise), records(2 * i + 1, noise=noise)).pairs[0] for i in range(100)]
+    assert sum(pair.verdict in CLAIMS for pair in verdicts) <= 5
+    assert sum(pair.verdict is Verdict.EQUIVALENT for pair in verdicts) >= (95 if noise == 0.02 else 0)
+    if noise > 0.1:
+        assert sum(pair.verdict is Verdict.INCONCLUSIVE for pair in verdicts) >= 90
+
+
+@pytest.mark.usefixtures("quick")
+def test_ten_runs_of_the_same_show_no_difference_in_any_of_them() -> None:
+    """Family-wise: of 100 such sweeps at most 5 claim anything, though each makes ten comparisons."""
+    claims = 0
+    for i in range(100):
+        found = compared(*(records(1000 + 11 * i + j, n=20, noise=0.1) for j in range(11)), margin=0.001)
+        claims += any(pair.verdict in CLAIMS for pair in found.pairs)
+    assert claims <= 5
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_planted_gain_of_the_encoder_is_found() -> None:
+    found = 0
+    for i in range(100):
+        encode = compared(records(2 * i), records(2 * i + 1, encode=0.97)).pairs[0].row("encode")
+        assert encode is not None
+        assert encode.detectable_ratio < 1 / 0.97
+        found += encode.verdict is Verdict.IMPROVED
+    assert found >= 95
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_planted_gain_is_found_among_ten_runs_and_in_no_other() -> None:
+    base = records(0)
+    runs = [records(j, encode=0.97 if j == 4 else 1.0) for j in range(1, 11)]
+    for place, pair in enumerate(compared(base, *runs).pairs, start=1):
+        encode = pair.row("encode")
+        assert encode is not None
+        assert (encode.verdict is Verdict.IMPROVED) == (place == 4)
+
+
+def test_intervals_cover_the_truth() -> None:
+    """Clips are drawn anew each time. 95 % of 200 have a standard error of 1.5 %."""
+    ratios = differences = 0
+    for i in range(200):
+        rows = compared(records(i, clips=i, n=40), records(9000 + i, clips=i, n=40, encode=0.8)).pairs[0]
+        encode = rows.row("encode")
+        assert encode is not None
+        ratios += encode.ratio.contains(0.8)
+        differences += encode.difference.contains(-0.2 * 0.04 * math.exp(0.6**2 / 2 + 0.02**2 / 2))
+    assert 0.90 <= ratios / 200 <= 0.99
+    assert 0.89 <= differences / 200 <= 0.99
+
+
+def test_a_row_has_the_figures_of_both_runs_and_the_word_of_its_sign() -> None:
+    pair = compared(records(1), records(2, encode=2.0, step=0.5, tokens=2.0)).pairs[0]
+    encode, tpot, rate, tokens = (pair.row(name) for name in ("encode", "TPOT", "tokens/s", "tokens out"))
+    assert encode is not None
+    assert tpot is not None
+    assert rate is not None
+    assert tokens is not None
+    one = np.array([r.encode_s for r in records(1)], dtype=float)
+    other = np.array([r.encode_s for r in records(2, encode=2.0, step=0.5, tokens=2.0)], dtype=float)
+    assert (encode.baseline_median, encode.target_mean) == pytest.approx((np.median(one), other.mean()))
+    assert encode.ratio.estimate == pytest.approx(other.mean() / one.mean())
+    assert encode.difference.estimate == pytest.approx((other - one).mean())
+    assert (encode.word, encode.verdict) == ("slower", Verdict.REGRESSED)
+    assert encode.text == f"{encode.ratio.estimate:.2f}x slower"
+    assert (tpot.word, tpot.verdict) == ("faster", Verdict.IMPROVED)
+    assert tpot.text == f"{1 / tpot.ratio.estimate:.2f}x faster"
+    assert (rate.word, rate.verdict) == ("faster", Verdict.IMPROVED)
+    assert (tokens.word, tokens.verdict) == ("more", None)
+    assert tokens.text.endswith(" % more")
+
+
+def test_a_run_against_itself_is_as_long_and_equivalent() -> None:
+    pair = compared(records(1), records(1)).pairs[0]
+    total = pair.row("total")
+    assert total is not None
+    assert (total.ratio.low, total.ratio.high, total.word, total.text) == (1.0, 1.0, "as long as", "as long as")
+    assert pair.verdict is Verdict.EQUIVALENT
+    assert pair.detectable_ratio == 1.0
+
+
+def test_unpaired_keys_and_failures_are_told_and_in_no_figure() -> None:
+    base, target = records(1, n=20), records(1, n=20)
+    base = base[:18]
+    target = [
+        replace(r, error="broken", error_stage="decode", total_s=99.0) if r.key == "clip 3" else r for r in target
+    ]
+    pair = compared(base, target).pairs[0]
+    assert pair.n == 17
+    assert (pair.only_baseline.count, pair.only_baseline.first) == (1, ("clip 3",))
+    assert (pair.only_target.count, pair.only_target.first) == (2, ("clip 18", "clip 19"))
+    assert (pair.failed_target.count, pair.failed_target.first, pair.failed_baseline.count) == (1, ("clip 3",), 0)
+    total = pair.row("total")
+    assert total is not None
+    assert total.n == 17
+    assert total.ratio.estimate == 1.0
+
+
+def test_sentinels_are_in_no_figure() -> None:
+    base = records(1, n=10)
+    watched = [replace(r, role="sentinel", total_s=50.0, key="clip 0") for r in base[:3]]
+    total = compared(base, [*base, *watched]).pairs[0].row("total")
+    assert total is not None
+    assert total.ratio.estimate == 1.0
+
+
+def test_runs_without_a_common_sample_claim_nothing() -> None:
+    other = [replace(r, key=f"other {r.key}") for r in records(1, n=5)]
+    pair = compared(records(1, n=5), other).pairs[0]
+    assert (pair.n, pair.rows, pair.shares, pair.attribution) == (0, (), (), None)
+    assert (pair.only_baseline.count, pair.only_target.count) == (5, 5)
+    assert pair.verdict is Verdict.INCONCLUSIVE
+    assert pair.detectable_ratio == math.inf
+
+
+def test_one_sample_is_too_few_for_any_claim() -> None:
+    pair = compared(records(1, n=1), records(1, n=1, step=9.0)).pairs[0]
+    total = pair.row("total")
+    assert total is not None
+    assert total.text == "too few samples to tell"
+    assert (pair.verdict, pair.detectable_ratio) == (Verdict.INCONCLUSIVE, math.inf)
+
+
+def test_repeats_of_a_sample_are_no_new_samples() -> None:
+    pair = compared(records(1, n=12, repeats=5), records(2, n=12, repeats=3)).pairs[0]
+    assert (pair.n, pair.clusters) == (12, 12)
+
+
+def batched(made: Sequence[SampleRecord], size: int, seed: int = 0, noise: float = 0.0) -> list[SampleRecord]:
+    """The same, `size` at a time: all samples of a call share its time, and its noise."""
+    rng, found = np.random.default_rng(seed), []
+    for start in range(0, len(made), size):
+        several, slow = made[start : start + size], float(rng.lognormal(0, noise))
+        found += [
+            replace(
+                r,
+                batch_size=len(several),
+                started_unix_s=float(start),
+                total_s=slow * sum(s.total_s or 0 for s in several) / len(several),
+            )
+            for r in several
+        ]
+    return found
+
+
+def test_samples_of_a_batch_are_one_cluster() -> None:
+    pair = compared(records(1, n=24), batched(records(2, n=24), 4)).pairs[0]
+    assert (pair.n, pair.clusters) == (24, 6)
+    repeated = compared(batched(records(1, n=24, repeats=3), 4), batched(records(2, n=24, repeats=3), 8)).pairs[0]
+    assert (repeated.n, repeated.clusters) == (24, 3)
+
+
+@pytest.mark.usefixtures("quick")
+def test_batches_with_noise_of_their_own_show_no_difference() -> None:
+    """Taken as 64 samples, the eight calls' noise would be claimed as a difference in most of these."""
+    made = records(1, n=64, noise=0.001)
+    claims = 0
+    for i in range(100):
+        one, other = batched(made, 8, 2 * i, 0.1), batched(made, 8, 2 * i + 1, 0.1)
+        claims += compared(one, other).pairs[0].verdict in CLAIMS
+    assert claims <= 5
+
+
+def test_shuffled_batches_that_chain_all_samples_still_have_clusters() -> None:
+    rng = np.random.default_rng(3)
+    made = records(1, n=32, repeats=3)
+    shuffled = [made[32 * repeat + i] for repeat in range(3) for i in rng.permutation(32)]
+    pair = compared(batched(shuffled, 4), batched(shuffled, 4, 1, 0.02)).pairs[0]
+    assert (pair.n, pair.clusters) == (32, 8)
+
+
+def test_shares_are_of_each_run_and_name_its_bottleneck() -> None:
+    pair = compared(records(1, step=0.01), records(1, step=3.0)).pairs[0]
+    assert [share.stage for share in pair.shares] == list(STAGES)
+    assert sum(share.baseline for share in pair.shares) == pytest.approx(1.0)
+    assert sum(share.target for share in pair.shares) == pytest.approx(1.0)
+    assert (pair.bottleneck_baseline, pair.bottleneck_target) == ("load", "decode")
+
+
+def test_only_settings_that_differ_are_told() -> None:
+    made = records(1, n=3)
+    common = {"seed": "0", "tracking.uri": "a", "run_name": "x"}
+    found = compare(
+        [
+            run(made, params=common | {"model.name": "eventgpt"}),
+            run(made, params={"seed": "0", "tracking.uri": "b", "run_name": "y", "model.name": "videollava"}),
+            run(made, params=common | {"model.name": "eventgpt", "precision.dtype": "fp16"}),
+        ]
+    )
+    assert [(s.name, s.values) for s in found.settings] == [
+        ("model.name", ("eventgpt", "videollava", "eventgpt")),
+        ("precision.dtype", ("-", "-", "fp16")),
+    ]
+    assert [[s.name for s in pair.settings] for pair in found.pairs] == [["model.name"], ["precision.dtype"]]
+
+
+def test_a_cached_stage_is_cached_and_not_faster() -> None:
+    base = run(records(1), "base", params={"cache": "none"})
+    kept = [replace(r, cached_stages=("load",), cache_fill_s=0.25) for r in records(2, repeats=2, load=0.01)]
+    target = run(kept, "kept", params={"cache": "frames"})
+    found = compare([base, target])
+    pair = found.pairs[0]
+    load, total, encode = pair.row("load"), pair.row("total"), pair.row("encode")
+    assert load is not None
+    assert total is not None
+    assert encode is not None
+    assert (load.word, load.text, load.verdict) == ("cached", "cached in the target", None)
+    assert (total.word, encode.verdict) == ("faster", Verdict.EQUIVALENT)
+    assert (pair.cached_target, pair.cache_fill_target_s, pair.cache_fill_baseline_s) == (("load",), 60 * 0.25, None)
+    assert found.facts[1][0].operation == "from the cache of frames"
+    assert pair.attribution is not None
+    assert [factor.name for factor in pair.attribution.factors if factor.cached] == ["load"]
+
+
+def test_a_stage_cached_on_both_sides_is_compared() -> None:
+    runs = [run(records(1), params={"cache": "tensors"}), run(records(2, load=2.0), params={"cache": "frames"})]
+    pair = compare(runs).pairs[0]
+    load, preprocess = pair.row("load"), pair.row("preprocess")
+    assert load is not None
+    assert preprocess is not None
+    assert load.verdict is Verdict.REGRESSED
+    assert preprocess.text == "cached in the baseline"
+
+
+def test_a_cache_that_is_not_known_is_an_error() -> None:
+    assert [cached_stages({"cache": cache}) for cache in ("none", "frames", "tensors")] == [
+        (),
+        ("load",),
+        ("load", "preprocess"),
+    ]
+    assert cached_stages({}) == ()
+    with pytest.raises(UserError, match="unknown cache 'disk' in a run's settings; known are none, frames, tensors"):
+        cached_stages({"cache": "disk"})
+
+
+def test_facts_are_what_the_records_measured() -> None:
+    load, preprocess, encode, decode = compared(records(1), records(2)).facts[0]
+    assert (load.operation, load.sources, load.bytes_read) == ("png read and decoded", ("png",), 1000.0)
+    assert preprocess.operation == "5 images → tensors on the device"
+    assert encode.operation == "5 images → 577 visual tokens"
+    assert decode.operation.startswith("617 tokens in → ")
+    missing = compared([SampleRecord(key="a", sample_id="a", position=0)] * 2, records(1)).facts[0]
+    assert missing[0].operation == "unknown"
+    assert missing[2].operation == "? images → ? visual tokens"
+    assert missing[2].visual_tokens is None
+
+
+def test_what_was_not_measured_has_no_row_and_the_rest_stands() -> None:
+    old = [replace(r, encode_s=None, decode_s=None, prefill_s=None, ttft_s=None, token_s=()) for r in records(1)]
+    pair = compared(old, records(2)).pairs[0]
+    assert {row.name for row in pair.rows} == {"load", "preprocess", "total", "tokens in", "tokens out", "peak memory"}
+    assert [share.stage for share in pair.shares] == ["load", "preprocess"]
+    assert pair.verdict is Verdict.EQUIVALENT
+
+
+def test_a_figure_that_some_samples_lack_is_over_those_that_have_it() -> None:
+    base = records(1, n=10)
+    lacking = [replace(r, token_s=()) if i < 4 else r for i, r in enumerate(base)]
+    pair = compared(base, lacking).pairs[0]
+    tpot, total = pair.row("TPOT"), pair.row("total")
+    assert tpot is not None
+    assert total is not None
+    assert (tpot.n, total.n) == (6, 10)
+    assert tpot.ratio.estimate == 1.0
+
+
+def test_zero_seconds_on_one_side_break_nothing_and_claim_nothing() -> None:
+    base = records(1, n=8)
+    pair = compared([replace(r, preprocess_s=0.0) for r in base], base).pairs[0]
+    row = pair.row("preprocess")
+    assert row is not None
+    assert (row.text, row.word, row.verdict) == ("unknown", "unknown", Verdict.INCONCLUSIVE)
+    both = compared(*([replace(r, preprocess_s=0.0) for r in base],) * 2).pairs[0].row("preprocess")
+    assert both is not None
+    assert both.verdict is Verdict.EQUIVALENT
+
+
+def test_a_baseline_that_is_invalid_is_flagged() -> None:
+    bad = run(records(1, n=3), valid=False, checks_failed=("closed_books",))
+    good = run(records(1, n=3))
+    assert not compare([bad, good]).valid
+    assert compare([bad, good], baseline=1).valid
+
+
+def test_any_run_may_be_the_baseline() -> None:
+    runs = [run(records(i, n=10, encode=1 + i), f"run {i}") for i in range(3)]
+    found = compare(runs, baseline=1)
+    assert [(pair.baseline_name, pair.target_name) for pair in found.pairs] == [("run 1", "run 0"), ("run 1", "run 2")]
+    assert found.pairs[0].row("encode") != compare(runs).pairs[0].row("encode")
+
+
+def test_what_cannot_be_compared_is_an_error() -> None:
+    made = [run(records(1, n=2))] * 2
+    for match, call in (
+        ("needs two runs, not 1", lambda: compare(made[:1])),
+        ("baseline is run 2 of 2", lambda: compare(made, baseline=2)),
+        ("margin lies between 0 and 1", lambda: compare(made, margin=2)),
+    ):
+        with pytest.raises(ValueError, match=match):
+            call()
+
+
+def test_the_same_runs_give_the_same_numbers() -> None:
+    one, other = (compared(records(1), records(2, step=1.1)).pairs[0] for _ in range(2))
+    assert one.rows == other.rows
+
+
+def test_tails_are_those_of_students_t() -> None:
+    """Critical values of the usual tables; Cauchy's closed form; the normal's limit and the seam at 1000 degrees."""
+    for degrees, t, p in (
+        (1, 12.7062, 0.05),
+        (2, 9.9248, 0.01),
+        (5, 4.0321, 0.01),
+        (10, 2.2281, 0.05),
+        (59, 2.0010, 0.05),
+    ):
+        assert tails(np.array([t]), np.array([degrees]))[0] == pytest.approx(p, rel=2e-4)
+    assert tails(np.array([1e3]), np.array([1]))[0] == pytest.approx(2 / math.pi * math.atan(1e-3))
+    assert tails(np.array([1.959964]), np.array([10**6]))[0] == pytest.approx(0.05, rel=1e-4)
+    below, above = tails(np.array([3.0, 3.0]), np.array([1000, 1001]))
+    assert below == pytest.approx(above, rel=1e-3)
+    assert tails(np.array([0.0, 5.0]), np.array([7, 0])).tolist() == [1.0, 1.0]
+
+
+def test_holm_steps_down_and_leaves_out_what_was_not_tested() -> None:
+    adjusted = holm(np.array([[0.01], [0.04], [math.nan], [0.03]]))
+    assert adjusted[:, 0].tolist() == pytest.approx([0.03, 0.06, math.nan, 0.06], nan_ok=True)
+    assert holm(np.array([[0.9], [0.8]])).max() == 1.0
+
+
+def test_the_smallest_effect_is_found_with_its_power() -> None:
+    """In 4 of 5: 400 draws have a standard error of 2 %."""
+    rng, n, alpha = np.random.default_rng(1), 20, 0.01
+    draws = rng.normal(detectable_errors(n - 1, alpha) / math.sqrt(n), 1, (400, n))
+    t = draws.mean(axis=1) / draws.std(axis=1, ddof=1) * math.sqrt(n)
+    found = (tails(np.abs(t), np.full(400, n - 1)) < alpha).mean()
+    assert 0.72 <= found <= 0.86
+
+
+def test_three_hundred_runs_are_compared_in_seconds_and_little_memory() -> None:
+    some = [Columns.of(records(seed, n=200)) for seed in range(5)]
+    params = {f"setting {i}": "value" for i in range(80)}
+    runs = [replace(run([]), params=params, columns=some[i % 5]) for i in range(300)]
+    start = time.perf_counter()
+    found = compare(runs)
+    elapsed = time.perf_counter() - start
+    assert len(found.pairs) == 299
+    assert elapsed < 10  # 2 s on an idle core; a thousand take 6
+    tracemalloc.start()
+    compare(runs[:150])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 150 * 2**20

@@ -1,0 +1,156 @@
+"""Every message about a setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fourstage.cli.run import main
+from fourstage.config import schema as settings
+from fourstage.config.compose import check_command_line, compose, conf_folder
+from fourstage.config.schema import SettingError
+
+FILES = [path for path in conf_folder().glob("*/*.yaml") if path.parent.name != "experiments"]  # see test_studies.py
+OPTIONS = sorted((path.parent.name, path.stem) for path in FILES)
+
+
+def composed(*overrides: str) -> dict[str, Any]:
+    return compose(overrides)
+
+
+@pytest.mark.parametrize(("group", "option"), OPTIONS)
+def test_every_file_of_conf_composes_and_passes_the_schema(group: str, option: str) -> None:
+    extra = {"eventgpt_json": ["dataset.root=x"], "server": ["tracking.uri=http://127.0.0.1:1"]}.get(option, [])
+    settings.check(composed(f"{group}={option}", *extra))
+
+
+def test_sampling_defaults_follow_the_model() -> None:
+    eventgpt, videollava = settings.check(composed()), settings.check(composed("model=videollava"))
+    assert (eventgpt.temperature, videollava.temperature) == (0.6, 0.2)
+    for config in (eventgpt, videollava):
+        assert (config.top_p, config.max_new_tokens, config.num_beams) == (1.0, 512, 1)
+
+
+def test_greedy_makes_any_model_deterministic_and_a_temperature_still_wins() -> None:
+    assert settings.check(composed("model=videollava", "generation=greedy")).sampling.greedy
+    assert settings.check(composed("generation=greedy", "temperature=0.4")).temperature == 0.4
+    assert settings.check(composed("temperature=0")).sampling.greedy
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("temprature=0.2", "unknown setting 'temprature'; did you mean 'temperature'?"),
+        ("+temprature=0.2", "unknown setting 'temprature'; did you mean 'temperature'?"),
+        ("root=x", "unknown setting 'root'; did you mean 'dataset.root'?"),
+        ("model=eventgptp", "unknown model 'eventgptp'; did you mean 'eventgpt'? (there are eventgpt, videollava)"),
+        ("precision=bf17", "unknown precision 'bf17'; did you mean 'bf16'?"),
+        ("model.frame_rule=linspce", "model.frame_rule='linspce': did you mean 'linspace'?"),
+        ("temperature=hot", "temperature='hot': expected a number from 0 up to 100"),
+        ("temperature=-0.1", "temperature=-0.1: expected a number from 0"),
+        ("temperature=nan", "temperature=nan: expected a number"),
+        ("temperature=true", "temperature=true: expected a number"),
+        ("max_new_tokens=0", "max_new_tokens=0: expected a whole number from 1"),
+        ("max_new_tokens=1.5", "max_new_tokens=1.5: expected a whole number"),
+        ("top_p=0", "top_p=0: expected a number above 0 up to 1"),
+        ("cache=frame", "cache='frame': did you mean 'frames'? (there are none, frames, tensors)"),
+        ("experiments=cache", "write +experiments=cache"),
+        ("+experiments=cache", "is a study, which sweeps model, cache: add -m"),
+        ("+experiments=event_vs_vidio", "unknown experiment 'event_vs_vidio'; did you mean 'event_vs_video'?"),
+        ("+experiments=cache,batch", "run one study at a time"),
+        ("seed=null", "seed=null: expected a whole number"),
+        ("model=null", "unknown model None"),
+        ("temperature=0,0.2", "gives several values: add -m"),
+        ("model", "'model' is no setting: expected key=value"),
+        ("prompt=a=b:{", "put a text with special characters in quotes: 'prompt=\"a=b:{\"'"),
+        ('prompt=say "hi" {now}', """in quotes: 'prompt="say \\"hi\\" {now}"'"""),
+        ("prompt=describe, please", """or put the text in quotes: 'prompt="describe, please"'"""),
+        ("+foo=1", "unknown setting 'foo'; python -m fourstage.run --help lists them"),
+        ("seed=-1", "seed=-1: expected a whole number from 0\n"),
+    ],
+)
+def test_a_slip_gives_one_line_and_a_non_zero_exit(
+    argument: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([argument]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_slip_in_one_value_of_a_sweep_is_told_before_any_job(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["-m", "model=eventgpt,evntgpt", "temperature=0"]) == 2
+    assert capsys.readouterr().err == (
+        "error: unknown model 'evntgpt'; did you mean 'eventgpt'? (there are eventgpt, videollava)\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            ["model=eventgpt", "model.frames=8"],
+            "no setting of the model that was chosen; it belongs to model=videollava",
+        ),
+        (["weights=demo", "weights.path=x"], "it belongs to weights=pretrained"),
+        (["-m", "temperature=0,1", "--cfg", "job"], "--cfg shows one composition, -m runs several"),
+        (['prompt="  "'], "prompt is blank"),
+        (['run_name=" "'], "run_name=' '"),
+        (
+            ["protocol=strict", "protocol.max_repeats=2"],
+            "protocol.max_repeats=2: protocol.target_half_width needs rounds",
+        ),
+        (["model=videollava", "weights=pretrained", "weights.vision_tower=x"], "weights.vision_tower is EventGPT's"),
+        (["dataset=eventgpt_json"], "dataset.root is missing: give dataset.root=<value>"),
+        (["tracking=server"], "tracking.uri is missing"),
+        (["generation=fixed", "num_beams=2"], "stop=fixed with num_beams>1"),
+        (["protocol.target_half_width=0.02"], "needs rounds beyond protocol.repeats=1"),
+        (["device=gpu"], "device='gpu': expected auto, cpu, cuda"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_told(
+    overrides: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(overrides) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_text_in_quotes_with_commas_is_one_value() -> None:
+    check_command_line(['prompt="Is it day, or night?"'])
+
+
+def test_flags_of_hydra_and_their_values_are_left_alone() -> None:
+    check_command_line(["-m", "hydra.sweep.dir=x", "temperature=0,1", "--config-dir", "y"])
+    check_command_line(["--cfg", "job", "temperature=0"])
+
+
+def test_a_composed_key_that_nobody_uses_is_an_error() -> None:
+    tree = composed()
+    tree["model"]["colour"] = "red"
+    with pytest.raises(SettingError, match=r"unknown setting 'model.colour'"):
+        settings.check(tree)
+
+
+def test_identity_ignores_where_a_run_is_tracked_and_sees_everything_else() -> None:
+    base = settings.identity(composed())
+    assert settings.identity(composed("tracking.experiment=other", "run_name=x", "study=x")) == base
+    assert settings.identity(composed("seed=1")) != base
+    assert settings.identity(composed("temperature=0.61")) != base
+    assert settings.identity(composed("cache=frames")) != base
+
+
+def test_flat_names_are_those_of_the_command_line() -> None:
+    flat = settings.flatten(composed())
+    assert flat["model.name"] == "eventgpt"
+    assert flat["precision"] == "fp32"
+    assert flat["temperature"] == 0.6
+
+
+def test_every_setting_of_conf_says_what_it_means() -> None:
+    for path in [*conf_folder().glob("*/*.yaml"), conf_folder() / "config.yaml"]:
+        text = Path(path).read_text()
+        assert "#" in text, f"{path.name} has no comment"

@@ -1,0 +1,156 @@
+"""MLflow's own UI, in a real browser: what a sweep leaves is seen there without hunting.
+
+Screenshots are kept in build/screenshots/.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from fourstage.cli.run import main
+from fourstage.stages import STAGES
+from fourstage.tracking import views
+from fourstage.tracking.reader import RunFacts, find_runs, run_samples
+from fourstage.tracking.store import Destination, open_store
+from tests.browser import Ui, chromium
+from tests.servers import mlflow_server
+from tests.small import SMALL, into, jobs_since
+
+SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A sweep of both models, and the UI that shows it."""
+
+    ui: Ui
+    store: Destination
+    experiment_id: str
+    parent: RunFacts
+    jobs: list[RunFacts]
+
+    def place(self, mode: str = "") -> str:
+        return views.address("", self.experiment_id, mode).lstrip("/")
+
+
+@pytest.fixture(scope="module")
+def shown(store: Destination, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
+    folder = tmp_path_factory.mktemp("ui")
+    with chromium() as browser:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.chdir(folder)
+            small = [*SMALL, "max_new_tokens=24", "dataset.samples=3", "dataset.seconds=0.4"]
+            assert main(["-m", "model=eventgpt,videollava", *into(store), *small]) == 0
+        (parent,) = find_runs(store, "tags.`fourstage.role` = 'parent'")
+        with mlflow_server(store.uri, folder) as server:
+            _, experiment_id = open_store(store)
+            yield Shown(Ui(browser, server, SCREENSHOTS), store, experiment_id, parent, jobs_since(store, 0))
+
+
+def test_the_runs_table_shows_stages_tokens_tpot_and_total_without_hunting(shown: Shown) -> None:
+    from playwright.sync_api import expect
+
+    page = shown.ui.open(shown.place(), shown.jobs[0].name)
+    wanted = [*views.STAGES, "total_s.median", "tpot_ms", "output_tokens.mean", "ttft_s.median"]
+    grid = page.locator(".ag-root")
+    for name in wanted:
+        expect(grid.get_by_role("columnheader").get_by_text(name, exact=True)).to_be_in_viewport()
+    for job in shown.jobs:
+        row = page.locator(f'.ag-center-cols-container .ag-row[row-id="{job.run_id}"]')
+        for name in wanted:
+            cell = row.locator(f'[col-id="metrics.`{name}`"]')
+            expect(cell).to_be_in_viewport()
+            assert float(cell.inner_text()) == pytest.approx(job.metrics[name])
+    assert page.get_by_text(shown.parent.name, exact=True).count() == 0  # it has no figures of its own
+    shown.ui.keep(page, "runs")
+
+
+def test_the_address_of_the_view_is_said_and_a_link_beside_the_runs_leads_to_it(
+    shown: Shown, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert views.main(shown.ui.server, shown.store.uri) == 0
+    address = views.address(shown.ui.server, shown.experiment_id)
+    assert capsys.readouterr().out == f"{shown.store.experiment}: {address}\n"
+    page = shown.ui.open(f"#/experiments/{shown.experiment_id}/runs", "texts side by side")
+    with page.context.expect_page() as opened:  # links of a description open beside it
+        page.get_by_role("link", name="stages, tokens, TPOT, total").click()
+    there = opened.value
+    there.get_by_text("total_s.median", exact=True).wait_for()
+    assert there.url.startswith(address)
+    assert there.get_by_test_id("saved-views-trigger").inner_text() == views.NAME
+
+
+def test_charts_compare_stages_tokens_tpot_and_total(shown: Shown) -> None:
+    page = shown.ui.open(shown.place("CHART"), views.NAME)
+    cards = page.get_by_test_id("experiment-view-compare-runs-card")
+    shown.ui.keep(page, "charts")
+    page.set_viewport_size({"width": 1600, "height": 1800})  # charts out of sight are not drawn
+    for name in ("total_s.median", "tpot_ms", "output_tokens.mean", *views.STAGES):
+        card = cards.filter(has_text=re.compile(f"^{re.escape(name)}"))
+        for job in shown.jobs:
+            card.get_by_text(job.name).first.wait_for()
+    shown.ui.keep(page, "charts_all")
+
+
+def test_a_sweep_opens_unfolded_with_its_texts_side_by_side(shown: Shown) -> None:
+    from playwright.sync_api import expect
+
+    page = shown.ui.open(f"#/experiments/{shown.experiment_id}/runs?compareRunsMode=ARTIFACT", "demo_day_00")
+    for job in shown.jobs:
+        column = page.locator(f'[role="columnheader"][col-id="{job.run_id}"]')
+        expect(column).to_be_in_viewport()
+        for sample in run_samples(shown.store, job.run_id):
+            cell = page.locator(f'.ag-row[row-id="{sample["sample"]}"] [col-id="{job.run_id}"]')
+            assert _letters(cell.inner_text()) == _letters(str(sample["output"]))
+    shown.ui.keep(page, "texts_unfolded")
+
+
+def test_a_folded_sweep_shows_the_texts_of_its_runs_together(shown: Shown) -> None:
+    page = shown.ui.open(f"#/experiments/{shown.experiment_id}/runs?compareRunsMode=ARTIFACT", "demo_day_00")
+    row = page.locator(f'.ag-row[row-id="{shown.parent.run_id}"]')
+    row.get_by_role("button").first.click()
+    page.locator(f'[role="columnheader"][col-id="{shown.jobs[0].run_id}"]').wait_for(state="detached")
+    for job in shown.jobs:
+        for sample in run_samples(shown.store, job.run_id):
+            cell = page.locator(f'.ag-row[row-id="{sample["sample"]}"] [col-id="{shown.parent.run_id}"]')
+            assert _letters(f"{job.name}: {sample['output']}") in _letters(cell.inner_text())
+    shown.ui.keep(page, "texts_folded")
+
+
+def test_the_view_compares_the_texts_of_all_runs(shown: Shown) -> None:
+    page = shown.ui.open(shown.place("ARTIFACT"), "demo_day_00")
+    for job in shown.jobs:
+        page.locator(f'[role="columnheader"][col-id="{job.run_id}"]').wait_for()
+    assert page.locator(f'[role="columnheader"][col-id="{shown.parent.run_id}"]').count() == 0
+    shown.ui.keep(page, "texts")
+
+
+def test_a_trace_shows_four_spans_input_output_and_tokens(shown: Shown) -> None:
+    job = shown.jobs[0]
+    page = shown.ui.open(f"#/experiments/{shown.experiment_id}/runs/{job.run_id}/traces", "question")
+    shown.ui.keep(page, "traces")
+    sample = run_samples(shown.store, job.run_id)[0]
+    page.get_by_text(str(sample["question"])).first.click()
+    for stage in STAGES:
+        page.get_by_text(stage, exact=True).first.wait_for()
+    page.get_by_text(str(sample["prompt"])).first.wait_for()
+    page.get_by_text(f"{sample['input_tokens'] + sample['output_tokens']} tokens").first.wait_for()
+    shown.ui.keep(page, "trace")
+
+
+def test_the_parents_note_is_a_table_of_its_runs(shown: Shown) -> None:
+    page = shown.ui.open(f"#/experiments/{shown.experiment_id}/runs/{shown.parent.run_id}", "Description")
+    table = page.locator("table").filter(has=page.get_by_role("cell", name=shown.jobs[0].name))
+    for job in shown.jobs:
+        table.get_by_text(job.name).first.wait_for()
+    shown.ui.keep(page, "parent")
+
+
+def _letters(text: str) -> str:
+    """What a browser does not change: it hides controls, and puts spaces together."""
+    return re.sub(r"[\W_]", "", text)
