@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fourstage.records.summary import summarise_run
 from fourstage.records.table import schema
-from fourstage.stats.statistics import summarise_run
 from fourstage.trust.checks import Evidence, Expected, check_run
 from fourstage.trust.roofline import LanguageModel, Linear, Peaks, Shapes, VisionTower, run_shares
 

@@ -18,7 +18,7 @@ import tempfile
 from itertools import pairwise
 
 from fourstage.records.columns import Columns
-from fourstage.stats.statistics import paired_interval
+from fourstage.stats.intervals import paired_interval
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
 from fourstage.tracking.store import Destination
 

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from fourstage.records.columns import Columns
 from fourstage.stages import STAGES, SampleRecord
-from fourstage.stats.statistics import bootstrap_interval
+from fourstage.stats.intervals import bootstrap_interval
 
 if TYPE_CHECKING:
     from fourstage.records.table import RecordFile

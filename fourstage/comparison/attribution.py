@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fourstage.comparison.pairing import Pairs, pair_keys, per_key
 from fourstage.records.columns import Columns
 from fourstage.records.wording import in_words, seconds, with_limits
-from fourstage.stats.statistics import Interval, ratio_intervals
+from fourstage.stats.intervals import Interval, ratio_intervals
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

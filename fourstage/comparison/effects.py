@@ -25,7 +25,7 @@ from fourstage.config.schema import is_label
 from fourstage.records.columns import Columns
 from fourstage.records.wording import direction, in_words
 from fourstage.stages import STAGES, UserError
-from fourstage.stats.statistics import Interval, ratio_intervals
+from fourstage.stats.intervals import Interval, ratio_intervals, student_quantile
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -533,32 +533,10 @@ def holm(p_values: Floats) -> Floats:
 
 
 def tails(t: Floats, degrees: Floats) -> Floats:
-    """P(|T| > t) of Student's t for t >= 0 and whole degrees of freedom; 1 where there are none.
+    """P(|T| > t) of Student's t for t >= 0; 1 where there are no degrees of freedom."""
+    from scipy.special import stdtr
 
-    Finite sums, exact to rounding: Abramowitz and Stegun, Handbook of Mathematical Functions, 26.7.3 and 26.7.4;
-    above 1000 degrees the normal of 26.7.8.
-    """
-    p_values = np.ones(t.shape)
-    for number in np.unique(degrees[degrees > 0]):
-        at = degrees == number
-        p_values[at] = _tails(t[at], int(number))
-    return p_values
-
-
-def _tails(t: Floats, degrees: int) -> Floats:
-    if degrees > 1000:
-        z = t * (1 - 1 / (4 * degrees)) / np.sqrt(1 + t**2 / (2 * degrees))
-        return np.array([math.erfc(value / math.sqrt(2)) for value in z])
-    angle = np.arctan(t / math.sqrt(degrees))
-    sine, square = np.sin(angle), np.cos(angle) ** 2
-    odd = degrees % 2
-    term = np.cos(angle) if odd else np.ones(len(t))
-    total = term if degrees > 1 else np.zeros(len(t))
-    for k in range(2 + odd, degrees, 2):
-        term = term * square * (k - 1) / k
-        total = total + term
-    inside = 2 / math.pi * (angle + sine * total) if odd else sine * total
-    return np.clip(1 - inside, 0.0, 1.0)
+    return np.where(degrees > 0, 2 * stdtr(np.maximum(degrees, 1), -t), 1.0)
 
 
 @lru_cache(maxsize=1024)
@@ -567,18 +545,4 @@ def detectable_errors(degrees: int, alpha: float) -> float:
 
     The sum of two quantiles of Student's t (e.g. Bloom, Evaluation Review 19, 1995, "minimum detectable effects").
     """
-    return _quantile(degrees, alpha) + _quantile(degrees, 2 * (1 - POWER))
-
-
-def _quantile(degrees: int, alpha: float) -> float:
-    """t with P(|T| > t) = alpha, by halving."""
-    low, high = 0.0, 1.0
-    while _tails(np.array([high]), degrees)[0] > alpha:
-        low, high = high, 2 * high
-    for _ in range(60):
-        middle = (low + high) / 2
-        if _tails(np.array([middle]), degrees)[0] > alpha:
-            low = middle
-        else:
-            high = middle
-    return high
+    return student_quantile(degrees, 1 - alpha) + student_quantile(degrees, 2 * POWER - 1)

@@ -23,7 +23,7 @@ from fourstage.comparison.grouping import group_by
 from fourstage.comparison.pairing import Pairs, pair_keys, per_key
 from fourstage.config.schema import SettingError
 from fourstage.records.wording import seconds, with_limits
-from fourstage.stats.statistics import Interval, bootstrap_interval, paired_interval
+from fourstage.stats.intervals import Interval, bootstrap_interval, paired_interval
 
 YES, NO, CANNOT_TELL = "yes", "no", "cannot tell"
 DOMINATES = 0.5  # of the gap: more than this, and a factor outweighs all others together

@@ -19,7 +19,7 @@ import numpy as np
 from fourstage.legacy.reader import END_TOKEN, LegacyRun, Told
 from fourstage.records.columns import Floats
 from fourstage.stages import SampleRecord
-from fourstage.stats.statistics import Slope, theil_sen
+from fourstage.stats.trends import Slope, theil_sen
 from fourstage.trust.checks import (
     CHECKS,
     EXPLAINED_LIMIT,

@@ -206,7 +206,7 @@ def _record(
 ) -> None:
     """Everything that a run of ours leaves, as far as a file has it; no traces, since nobody saw the samples pass."""
     from fourstage.records.quality import quality
-    from fourstage.stats.statistics import summarise_run
+    from fourstage.records.summary import summarise_run
     from fourstage.trust.checks import as_dict, as_tags
 
     name = legacy.params.get("dataset.name", origin.path.stem)
@@ -236,7 +236,7 @@ def _of_the_file(legacy: LegacyRun) -> dict[str, float]:
     """Figures that only a file has: generate, where encode and decode are not apart, and prompts' lengths."""
     from statistics import fmean
 
-    from fourstage.stats.statistics import FIGURES, summarise
+    from fourstage.records.summary import FIGURES, summarise
 
     figures: dict[str, float] = {}
     told = [told for record, told in zip(legacy.records, legacy.told, strict=True) if record.ok]

@@ -17,7 +17,7 @@ from fourstage.models.device import TorchDevice
 from fourstage.runs.environment import gpu_state
 from fourstage.screen import Progress
 from fourstage.stages import Sample, SampleRecord, UserError
-from fourstage.stats.statistics import measurement_half_width
+from fourstage.stats.intervals import measurement_half_width
 
 
 @dataclass

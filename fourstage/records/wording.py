@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from fourstage.stats.statistics import Interval
+from fourstage.stats.intervals import Interval
 
 AS_MUCH = {"time": "as long as", "rate": "as fast as", "count": "as many as", "size": "as much as"}
 

@@ -29,7 +29,8 @@ from fourstage.records.wording import seconds
 from fourstage.report.run_charts import COLOURS, LINE
 from fourstage.report.tables import without_rounding
 from fourstage.stages import STAGES
-from fourstage.stats.statistics import Interval, ratio_intervals, regression
+from fourstage.stats.intervals import Interval, ratio_intervals
+from fourstage.stats.trends import regression
 from fourstage.text import one_line
 
 if TYPE_CHECKING:

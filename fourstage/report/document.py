@@ -16,7 +16,7 @@ from typing import Any
 from fourstage.comparison.attribution import Attribution, sentence
 from fourstage.comparison.effects import Comparison, Pairwise, Row, RunData, StageFacts, Unpaired
 from fourstage.comparison.findings import Finding
-from fourstage.stats.statistics import Interval
+from fourstage.stats.intervals import Interval
 
 SCHEMA = "fourstage.compare/1"  # a change that breaks a reader gets a new number
 

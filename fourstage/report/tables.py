@@ -27,7 +27,7 @@ from fourstage.comparison.effects import (
 )
 from fourstage.records.wording import amount, with_limits
 from fourstage.stages import STAGES
-from fourstage.stats.statistics import Interval
+from fourstage.stats.intervals import Interval
 
 NONE = "–"  # there is no such figure
 MOST_COLUMNS = 6  # of settings beside each other

@@ -557,7 +557,7 @@ def _figures(columns: Columns, file: RecordFile) -> dict[str, float]:
     from itertools import islice
 
     from fourstage.records.quality import quality
-    from fourstage.stats.statistics import summarise_run
+    from fourstage.records.summary import summarise_run
     from fourstage.tracking.deliver import SHOWN
 
     shown = list(islice((record for record in file if record.role == "sample"), SHOWN))

@@ -67,8 +67,8 @@ def sync(root: Path) -> int:
 def end_dead(folder: RunFolder) -> None:
     """End a run whose process died: KILLED, with the figures of the samples that it had finished."""
     from fourstage.records.columns import Columns
+    from fourstage.records.summary import summarise_run
     from fourstage.records.table import read_journal, write_records
-    from fourstage.stats.statistics import summarise_run
     from fourstage.trust.checks import as_dict, as_tags, not_finished
 
     if records := read_journal(folder.journal):

@@ -27,10 +27,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from fourstage.records.summary import SECONDS, cached_name
 from fourstage.records.table import write_records
 from fourstage.report.run_charts import plot_run
 from fourstage.stages import STAGES, SampleRecord, UserError
-from fourstage.stats.statistics import SECONDS, cached_name
 from fourstage.tracking.store import Destination, open_store, reporting, resolved_uri
 
 if TYPE_CHECKING:

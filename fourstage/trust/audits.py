@@ -17,7 +17,7 @@ import numpy as np
 
 from fourstage.measure.loop import Planned, Timing, measure_batch
 from fourstage.stages import MeasurementError, Media, Pipeline, Sampling
-from fourstage.stats.statistics import Interval, paired_interval
+from fourstage.stats.intervals import Interval, paired_interval
 
 Found = TypeVar("Found")
 TOKENS = 16  # of an audited answer: every kind of step is in it

@@ -23,7 +23,9 @@ from fourstage.measure.loop import WarmUp
 from fourstage.records.columns import Columns, Floats, Ints
 from fourstage.records.table import read_rows
 from fourstage.stages import STAGES, SampleRecord
-from fourstage.stats.statistics import drift, measurement_half_width, outliers, regression
+from fourstage.stats.intervals import measurement_half_width
+from fourstage.stats.outliers import outliers
+from fourstage.stats.trends import drift, regression
 from fourstage.trust.audits import Audits
 from fourstage.trust.roofline import Shares
 

@@ -18,8 +18,8 @@ from fourstage.measure.loop import Planned
 from fourstage.measure.protocol import timing_of
 from fourstage.models.base import StagedPipeline
 from fourstage.models.shapes import model_shapes
+from fourstage.records.summary import tpot_over_context
 from fourstage.stages import SampleRecord
-from fourstage.stats.statistics import tpot_over_context
 from fourstage.trust.audits import Audits, run_audits
 from fourstage.trust.checks import Evidence, Expected
 from fourstage.trust.peaks import device_peaks

@@ -25,9 +25,9 @@ from fourstage.models.base import StagedPipeline
 from fourstage.models.eventgpt import EventGPTPipeline, load_eventgpt
 from fourstage.models.videollava import load_videollava
 from fourstage.records.columns import Columns
+from fourstage.records.summary import summarise_run
 from fourstage.screen import fill_line, heading
 from fourstage.stages import Sample, SampleRecord, Sampling, UserError
-from fourstage.stats.statistics import summarise_run
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
 from fourstage.trust.checks import Evidence, Expected, check_run

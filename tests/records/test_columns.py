@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from fourstage.records.columns import CHUNK, Columns
+from fourstage.records.summary import summarise_run
 from fourstage.records.table import ROWS, read_rows, schema, write_records
 from fourstage.stages import SampleRecord
-from fourstage.stats.statistics import summarise_run
 
 RECORD = SampleRecord(
     key="a",

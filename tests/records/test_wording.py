@@ -7,7 +7,7 @@ import math
 import pytest
 
 from fourstage.records.wording import direction, in_words, seconds, with_limits
-from fourstage.stats.statistics import Interval
+from fourstage.stats.intervals import Interval
 
 
 @pytest.mark.parametrize(

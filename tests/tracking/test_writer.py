@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from fourstage.records.summary import summarise_run
 from fourstage.records.table import read_records
 from fourstage.stages import STAGES, SampleRecord, UserError
-from fourstage.stats.statistics import summarise_run
 from fourstage.tracking.store import Destination
 from fourstage.tracking.writer import TrackedRun
 
