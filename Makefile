@@ -2,7 +2,6 @@
 PYTHON ?= python3
 PORT ?= 5000
 BIN := .venv/bin
-RUN := $(BIN)/python -m fourstage.run
 
 .DEFAULT_GOAL := help
 .PHONY: help demo ui test lint types check format clean bench
@@ -17,12 +16,11 @@ help:  ## list these targets
 	touch $@
 
 demo: .venv/installed  ## run both models on the demo dataset, compare them, say how to browse
-	$(RUN) -m model=eventgpt,videollava generation=greedy
+	$(BIN)/fourstage -m model=eventgpt,videollava generation=greedy
 	@echo "Browse the runs: make ui, then open http://127.0.0.1:$(PORT)"
 
 ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
-	@$(BIN)/python -m fourstage.tracking.views http://127.0.0.1:$(PORT) sqlite:///mlruns/mlflow.db
-	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db --workers 1 --port $(PORT)
+	$(BIN)/fourstage ui port=$(PORT)
 
 test: .venv/installed  ## run every test, a file at a time on each processor
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile

@@ -32,7 +32,7 @@ def test_the_wheel_has_all_of_conf_and_the_console_script(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         entry_points = next(name for name in names if name.endswith("entry_points.txt"))
-        assert "fourstage = fourstage.run:main" in archive.read(entry_points).decode()
+        assert "fourstage = fourstage.cli.app:main" in archive.read(entry_points).decode()
     conf = conf_folder()
     studies = [*(conf / "experiments").glob("*.yaml")]  # a link, which rglob does not follow
     assert studies

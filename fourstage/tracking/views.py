@@ -6,15 +6,13 @@ figures are (`writer.py`).
 
     prepare(client, client.get_experiment_by_name("fourstage"))
     address("http://127.0.0.1:5000", experiment_id, "CHART")
-
-    python -m fourstage.tracking.views http://127.0.0.1:5000 sqlite:///mlruns/mlflow.db     # says the addresses
+    addresses("http://127.0.0.1:5000", "sqlite:///mlruns/mlflow.db")     # {"fourstage": "http://127.0.0.1:5000/#/…"}
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import sys
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -87,24 +85,17 @@ def _place(experiment_id: str, mode: str = "") -> str:
     return f"#/experiments/{experiment_id}/runs?{NAVIGATION}&viewStateShareKey={KEY}{shown}"
 
 
-def main(server: str, uri: str) -> int:
-    """Say where the view of each experiment of a store is seen. Gives the exit code."""
+def addresses(server: str, uri: str) -> dict[str, str]:
+    """Experiment → where its view is seen, for each experiment of a store that has one. Raises UserError."""
     from mlflow import MlflowClient
 
-    from fourstage.stages import UserError
     from fourstage.tracking.store import check_existing, reporting, resolved_uri, set_up_mlflow
 
     set_up_mlflow()
-    try:
-        check_existing(uri)
-        with reporting(uri):
-            for experiment in MlflowClient(resolved_uri(uri)).search_experiments():
-                if VERSION_TAG in experiment.tags:
-                    print(f"{experiment.name}: {address(server, experiment.experiment_id)}")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    check_existing(uri)
+    with reporting(uri):
+        found = MlflowClient(resolved_uri(uri)).search_experiments()
+    return {item.name: address(server, str(item.experiment_id)) for item in found if VERSION_TAG in item.tags}
 
 
 def note(experiment_id: str) -> str:
@@ -171,7 +162,3 @@ def _chart(key: str, kind: str, **what: Any) -> dict[str, Any]:
 
 def _section(key: str, name: str, shown: bool) -> dict[str, Any]:
     return {"uuid": key, "name": name, "display": shown, "isReordered": True, "deleted": False, "isGenerated": False}
-
-
-if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))

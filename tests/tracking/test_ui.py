@@ -70,12 +70,9 @@ def test_the_runs_table_shows_stages_tokens_tpot_and_total_without_hunting(shown
     shown.ui.keep(page, "runs")
 
 
-def test_the_address_of_the_view_is_said_and_a_link_beside_the_runs_leads_to_it(
-    shown: Shown, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert views.main(shown.ui.server, shown.store.uri) == 0
+def test_the_address_of_the_view_is_known_and_a_link_beside_the_runs_leads_to_it(shown: Shown) -> None:
     address = views.address(shown.ui.server, shown.experiment_id)
-    assert capsys.readouterr().out == f"{shown.store.experiment}: {address}\n"
+    assert views.addresses(shown.ui.server, shown.store.uri) == {shown.store.experiment: address}
     page = shown.ui.open(f"#/experiments/{shown.experiment_id}/runs", "texts side by side")
     with page.context.expect_page() as opened:  # links of a description open beside it
         page.get_by_role("link", name="stages, tokens, TPOT, total").click()

@@ -84,8 +84,3 @@ def test_two_that_set_the_same_tag_at_once_agree_and_another_fault_is_told(desti
     views._set_tag(Refusing(), experiment_id, tag, version)  # type: ignore[arg-type]
     with pytest.raises(MlflowException):
         views._set_tag(Refusing(), experiment_id, tag, "other")  # type: ignore[arg-type]
-
-
-def test_a_store_that_is_not_there_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert views.main("http://127.0.0.1:5000", f"sqlite:///{tmp_path}/mlflow.db") == 2
-    assert capsys.readouterr().err.startswith("error: no runs: ")
