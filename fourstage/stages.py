@@ -51,6 +51,7 @@ class Sample:
     question: str = ""  # "": the run's own prompt is asked
     reference: str = ""  # "": no quality is scored
     extra: Mapping[str, Any] = field(default_factory=dict)  # further keys of the entry, kept
+    max_bytes: int = 2 * 1024**3  # decoded: the setting dataset.max_sample_bytes
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ class DemoDatasetSettings:
     fps: Annotated[int, Range(1, 240)]
     seed: Annotated[int, Range(0, MOST)]
     limit: Annotated[int, Range(1)] | None
+    max_sample_bytes: Annotated[int, Range(1, MOST)]
     question: str
 
 
@@ -115,6 +116,7 @@ class JsonDatasetSettings:
     root: str
     file: str
     limit: Annotated[int, Range(1)] | None
+    max_sample_bytes: Annotated[int, Range(1, MOST)]
     question: str
 
 

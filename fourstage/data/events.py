@@ -247,7 +247,7 @@ def _in_order(events: Events, path: Path) -> Events:
     if t.dtype.kind in "iu":
         limits = np.iinfo(t.dtype)
         at = np.flatnonzero(earlier)
-        fall = max(int(before) - int(after) for before, after in zip(t[at].tolist(), t[at + 1].tolist(), strict=True))
+        fall = int((t[at].astype(np.uint64) - t[at + 1].astype(np.uint64)).max())  # exact for every integer type
         if fall > (int(limits.max) - int(limits.min)) // 16 * 15:
             raise SampleError(
                 f"{path}: field t falls by {fall} us, as it does when {t.dtype} overflows; save t in a wider type"

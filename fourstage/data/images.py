@@ -4,8 +4,7 @@ An EXIF orientation is applied. Leaves out every other format on purpose: PIL wo
 programs. What a reader of the record should know is noted: that an image was turned, that its file holds more
 pictures than the first, that its pixels are not square.
 
-    paths, notes = list_images(Path("video/gota"))
-    images, notes = read_images(paths[:8])  # each [480, 640, 3]
+    images, notes = read_images(list_images(Path("video/gota"))[:8])  # each [480, 640, 3]
 """
 
 from __future__ import annotations
@@ -62,34 +61,17 @@ def read_images(
             found += image_bytes(*image.size)
             largest = max(largest, image.width * image.height)
         check_decoded_bytes(f"{path} in a list of {len(paths)} images", found + DECODER_BYTES * largest, max_bytes)
-    read = [read_image(path, max_bytes) for path in paths]
+    read = [_decode(path, max_bytes) for path in paths]
     return tuple(image for image, _ in read), tuple(dict.fromkeys(note for _, notes in read for note in notes))
 
 
-def read_image(path: Path, max_bytes: int = MAX_SAMPLE_BYTES) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+def read_image(path: Path) -> NDArray[np.uint8]:
     """Decode a PNG or JPEG file to uint8 [height, width, 3] RGB, upright; transparency is dropped, not blended.
 
-    Gives the notes beside it. Raises SampleError naming the file: missing, truncated, damaged, another format, more
-    than 8 bits a channel, larger than `max_bytes` decoded or than PIL's limit against decompression bombs.
+    Raises SampleError naming the file: missing, truncated, damaged, another format, more than 8 bits a channel, or
+    larger than PIL's limit against decompression bombs.
     """
-    with _faults(path):
-        check_decoded_bytes(path, check_file(path, "a PNG or JPEG"), max_bytes)
-        content = path.read_bytes()
-        if content.startswith(PNG_MAGIC):
-            _check_png(content, path)
-        with _opened(BytesIO(content), path) as image:
-            area = image.width * image.height
-            check_decoded_bytes(path, image_bytes(*image.size) + DECODER_BYTES * area, max_bytes)
-            if image.mode not in MODES:
-                raise SampleError(f"{path} has mode {image.mode}, expected 8 bits a channel; convert the file")
-            image.load()
-            notes = _notes(image)
-            turn, turned = _turn(image.info.get("exif"))
-            if image.mode in ("P", "PA"):  # PIL warns at palettes with transparency unless they become RGBA first
-                image = image.convert("RGBA")
-            if image.mode != "RGB":
-                image = image.convert("RGB")
-            return np.array(image if turn is None else image.transpose(turn)), (*turned, *notes)
+    return _decode(path, MAX_SAMPLE_BYTES)[0]
 
 
 def image_bytes(width: int, height: int) -> int:
@@ -118,26 +100,59 @@ def numbered(names: Iterable[str]) -> list[str]:
     )
 
 
-def list_images(folder: Path) -> tuple[list[Path], tuple[str, ...]]:
-    """List the PNG and JPEG files of a folder in numbered order, and what is to be noted of the others.
+def list_images(folder: Path) -> list[Path]:
+    """List the PNG and JPEG files of a folder in numbered order.
 
-    Left out are folders, hidden files (`._frame_0.png` of macOS) and files with other suffixes (`Thumbs.db`): noted
-    only where these are pictures. Raises SampleError where no image is left.
+    Left out are folders, hidden files (`._frame_0.png` of macOS) and files with other suffixes (`Thumbs.db`). Raises
+    SampleError where no image is left.
     """
+    names = numbered(_files_of(folder, SUFFIXES))
+    if not names:
+        raise SampleError(f"image folder {folder} holds no {', '.join(SUFFIXES)} file; expected at least one")
+    return [folder / name for name in names]
+
+
+def folder_notes(folder: Path) -> tuple[str, ...]:
+    """What is to be noted of a folder of frames: pictures in it that `list_images` leaves out."""
+    names = numbered(_files_of(folder, UNREAD))
+    return (f"pictures neither PNG nor JPEG left out: {names[0]}, {len(names)} in all",) if names else ()
+
+
+def _files_of(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
     expected = "a folder of PNG or JPEG files"
     if not is_folder(folder):
         raise SampleError(f"image folder {folder} does not exist; expected {expected}")
     try:
         with os.scandir(folder) as entries:
-            found = [entry.name for entry in entries if not entry.name.startswith(".") and not entry.is_dir()]
+            return [
+                entry.name
+                for entry in entries
+                if entry.name.lower().endswith(suffixes) and not entry.name.startswith(".") and not entry.is_dir()
+            ]
     except OSError as error:
         raise SampleError(f"image folder {folder} cannot be read: {error.strerror}; expected {expected}") from error
-    names = numbered(name for name in found if name.lower().endswith(SUFFIXES))
-    if not names:
-        raise SampleError(f"image folder {folder} holds no {', '.join(SUFFIXES)} file; expected at least one")
-    unread = numbered(name for name in found if name.lower().endswith(UNREAD))
-    notes = (f"neither PNG nor JPEG, left out of the frames: {unread[0]}, {len(unread)} in all",) if unread else ()
-    return [folder / name for name in names], notes
+
+
+def _decode(path: Path, max_bytes: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """One image, and the notes on it."""
+    with _faults(path):
+        check_decoded_bytes(path, check_file(path, "a PNG or JPEG"), max_bytes)
+        content = path.read_bytes()
+        if content.startswith(PNG_MAGIC):
+            _check_png(content, path)
+        with _opened(BytesIO(content), path) as image:
+            area = image.width * image.height
+            check_decoded_bytes(path, image_bytes(*image.size) + DECODER_BYTES * area, max_bytes)
+            if image.mode not in MODES:
+                raise SampleError(f"{path} has mode {image.mode}, expected 8 bits a channel; convert the file")
+            image.load()
+            notes = _notes(image)
+            turn, turned = _turn(image.info.get("exif"))
+            if image.mode in ("P", "PA"):  # PIL warns at palettes with transparency unless they become RGBA first
+                image = image.convert("RGBA")
+            if image.mode != "RGB":
+                image = image.convert("RGB")
+            return np.array(image if turn is None else image.transpose(turn)), (*turned, *notes)
 
 
 def _value(number: str) -> tuple[int, str, str]:

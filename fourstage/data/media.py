@@ -10,18 +10,43 @@ is tried in its place.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
 
 from fourstage.data.dataset import event_mp4, inside
 from fourstage.data.events import read_events, render_events
-from fourstage.data.images import SUFFIXES, list_images, read_image
+from fourstage.data.files import check_file, is_file, is_folder
+from fourstage.data.images import SUFFIXES, folder_notes, list_images, read_images
+from fourstage.data.limits import MAX_SAMPLE_BYTES
 from fourstage.data.video import frame_indices, read_video
 from fourstage.stages import Media, Sample, SampleError, UserError
 
 EVENT_SOURCES = ("auto", "png", "images", "npy", "mp4")
 VIDEO_SOURCES = ("auto", "mp4", "images")
 
+P = ParamSpec("P")
+R = TypeVar("R")
 
+
+def _faults_of_sample(read: Callable[Concatenate[Sample, P], R]) -> Callable[Concatenate[Sample, P], R]:
+    """What a sample's own data raises, an OSError for a name too long as well, is that sample's fault."""
+
+    @wraps(read)
+    def reading(sample: Sample, *args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return read(sample, *args, **kwargs)
+        except UserError:
+            raise
+        except (OSError, ValueError, ArithmeticError, MemoryError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise SampleError(f"sample {sample.key!r} cannot be read ({reason}); mend its entry or files") from error
+
+    return reading
+
+
+@_faults_of_sample
 def read_event_images(
     sample: Sample,
     source: str = "auto",
@@ -34,24 +59,30 @@ def read_event_images(
 
     `auto` takes the PNGs where the entry lists any, else the raw events; `images` is another word for `png`, which
     Video-LLaVA's sources know too. All PNGs listed are read; a count other than `images` is noted. `max_span_us` is the
-    limit of `render_events` in microseconds. Raises SampleError.
+    limit of `render_events` in microseconds. Raises SampleError, also where they take more than `sample.max_bytes`.
     """
     chosen, paths = _choose_events(sample, source, mp4_folder)
     if chosen == "mp4":
-        return _mp4_frames(paths[0], images, "linspace")
-    return _event_pngs(paths, images) if chosen == "png" else _rendered_events(paths[0], images, max_span_us)
+        return _mp4_frames(paths[0], images, "linspace", sample.max_bytes)
+    if chosen == "png":
+        return _event_pngs(paths, images, sample.max_bytes)
+    return _rendered_events(paths[0], images, max_span_us, sample.max_bytes)
 
 
+@_faults_of_sample
 def read_video_frames(sample: Sample, source: str = "auto", frames: int = 8, rule: str = "linspace") -> Media:
     """Read `frames` frames of a sample's clip, chosen by `rule` (see `frame_indices`); a short clip repeats some.
 
     The MP4 is mp4/<mp4_data>, else mp4/<video_data>.mp4; the images are the folder video/<video_data>. `auto`
-    takes the MP4 where the entry names one or the file exists, else the folder. Raises SampleError.
+    takes the MP4 where the entry names one or the file exists, else the folder. Raises SampleError, also where the
+    frames take more than `sample.max_bytes`.
     """
     chosen, path = _choose_video(sample, source)
-    return _mp4_frames(path, frames, rule) if chosen == "mp4" else _folder_frames(path, frames, rule)
+    read = _mp4_frames if chosen == "mp4" else _folder_frames
+    return read(path, frames, rule, sample.max_bytes)
 
 
+@_faults_of_sample
 def event_files(sample: Sample, source: str = "auto", mp4_folder: str = "event_mp4") -> list[Path]:
     """List the files that `read_event_images` reads, each once, without opening them.
 
@@ -61,6 +92,7 @@ def event_files(sample: Sample, source: str = "auto", mp4_folder: str = "event_m
     return list(dict.fromkeys(_choose_events(sample, source, mp4_folder)[1]))
 
 
+@_faults_of_sample
 def video_files(sample: Sample, source: str = "auto", frames: int = 8, rule: str = "linspace") -> list[Path]:
     """List the files that `read_video_frames` reads, each once, without opening them: an MP4, or the frames chosen.
 
@@ -75,21 +107,24 @@ def video_files(sample: Sample, source: str = "auto", frames: int = 8, rule: str
     return [paths[index] for index in sorted(set(indices))]
 
 
-def read_event_file(path: Path, images: int = 5, max_span_us: int | None = 100_000) -> Media:
-    """Event images from one place outside a dataset: raw events (.npy, .npz), an MP4 of event images, a
-    picture, or a folder of pictures."""
-    if path.is_dir():
-        return _event_pngs(list_images(path), images)
-    if path.suffix.lower() == ".mp4":
-        return _mp4_frames(path, images, "linspace")
+def read_event_file(
+    path: Path, images: int = 5, max_span_us: int | None = 100_000, max_bytes: int = MAX_SAMPLE_BYTES
+) -> Media:
+    """Event images from one place outside a dataset: raw events (.npy, .npz), a picture, a folder of pictures, else a
+    clip of event images."""
+    if is_folder(path):
+        return _event_pngs(list_images(path), images, max_bytes, folder_notes(path))
     if path.suffix.lower() in SUFFIXES:
-        return _event_pngs([path], images)
-    return _rendered_events(path, images, max_span_us)
+        return _event_pngs([path], images, max_bytes)
+    if path.suffix.lower() in (".npy", ".npz"):
+        return _rendered_events(path, images, max_span_us, max_bytes)
+    return _mp4_frames(path, images, "linspace", max_bytes)
 
 
-def read_video_file(path: Path, frames: int = 8, rule: str = "linspace") -> Media:
+def read_video_file(path: Path, frames: int = 8, rule: str = "linspace", max_bytes: int = MAX_SAMPLE_BYTES) -> Media:
     """Frames from one place outside a dataset: a clip, or a folder of pictures."""
-    return _folder_frames(path, frames, rule) if path.is_dir() else _mp4_frames(path, frames, rule)
+    read = _folder_frames if is_folder(path) else _mp4_frames
+    return read(path, frames, rule, max_bytes)
 
 
 def _choose_events(sample: Sample, source: str, mp4_folder: str) -> tuple[str, list[Path]]:
@@ -119,7 +154,7 @@ def _event_mp4(sample: Sample, folder: str) -> Path:
     if not sample.event_data:
         raise SampleError(f"sample {sample.key!r} has no event_data, whose stem names an MP4 in {folder}/")
     path = inside(sample.root, folder, event_mp4(sample.event_data))
-    if not path.is_file():
+    if not is_file(path):
         raise SampleError(
             f"{path} does not exist: encode the sample's event images as an MP4 there, or set model.mp4_folder=mp4 "
             "if the clips in mp4/ are of event images"
@@ -144,22 +179,24 @@ def _choose_frames(folder: Path, frames: int, rule: str) -> tuple[list[Path], tu
     return paths, frame_indices(len(paths), frames, rule)
 
 
-def _event_pngs(paths: list[Path], images: int) -> Media:
+def _event_pngs(paths: list[Path], images: int, max_bytes: int, notes: tuple[str, ...] = ()) -> Media:
     count = len(paths)
+    read, of_images = read_images(paths, max_bytes)
+    listed = () if count == images else (f"{count} event images listed, {images} expected",)
     return Media(
-        images=tuple(read_image(path) for path in paths),
+        images=read,
         source="png",
         indices=tuple(range(count)),
         clip_length=count,
         bytes_read=_bytes(paths),
-        notes=() if count == images else (f"{count} event images listed, {images} expected",),
+        notes=(*listed, *notes, *of_images),
     )
 
 
-def _rendered_events(path: Path, images: int, max_span_us: int | None) -> Media:
-    events = read_events(path)
+def _rendered_events(path: Path, images: int, max_span_us: int | None, max_bytes: int) -> Media:
+    events = read_events(path, max_bytes)
     try:
-        rendered = render_events(events, images, max_span_us)
+        rendered = render_events(events, images, max_span_us, max_bytes)
     except SampleError as error:
         raise SampleError(f"{path}: {error}") from error
     return Media(
@@ -168,21 +205,23 @@ def _rendered_events(path: Path, images: int, max_span_us: int | None) -> Media:
         indices=tuple(range(images)),
         clip_length=images,
         bytes_read=_bytes([path]),
+        notes=events.notes,
     )
 
 
 def _video_source(sample: Sample) -> str:
     mp4 = _mp4_path(sample)
-    if sample.mp4_data or mp4.is_file():
+    if sample.mp4_data or is_file(mp4):
         return "mp4"
     folder = _frame_folder(sample)
-    if folder.is_dir():
+    if is_folder(folder):
         return "images"
     raise SampleError(f"sample {sample.key!r} has no video on disk: neither {mp4} nor the folder {folder} exists")
 
 
-def _mp4_frames(path: Path, frames: int, rule: str) -> Media:
-    images, indices, total = read_video(path, frames, rule)
+def _mp4_frames(path: Path, frames: int, rule: str, max_bytes: int) -> Media:
+    check_file(path, "a clip")
+    images, indices, total = read_video(path, frames, rule, max_bytes)
     return Media(
         images=images,
         source="mp4",
@@ -193,16 +232,18 @@ def _mp4_frames(path: Path, frames: int, rule: str) -> Media:
     )
 
 
-def _folder_frames(folder: Path, frames: int, rule: str) -> Media:
+def _folder_frames(folder: Path, frames: int, rule: str, max_bytes: int) -> Media:
     paths, indices = _choose_frames(folder, frames, rule)
-    read = {index: read_image(paths[index]) for index in sorted(set(indices))}
+    chosen = sorted(set(indices))
+    images, notes = read_images([paths[index] for index in chosen], max_bytes)
+    read = dict(zip(chosen, images, strict=True))
     return Media(
         images=tuple(read[index] for index in indices),
         source="images",
         indices=indices,
         clip_length=len(paths),
-        bytes_read=_bytes([paths[index] for index in read]),
-        notes=_repeated(len(paths), frames),
+        bytes_read=_bytes([paths[index] for index in chosen]),
+        notes=(*_repeated(len(paths), frames), *folder_notes(folder), *notes),
     )
 
 

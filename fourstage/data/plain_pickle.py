@@ -38,10 +38,9 @@ _ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | 
 _TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_DICT": dict}
-_VALUES = frozenset(
-    "INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT STRING BINSTRING SHORT_BINSTRING UNICODE BINUNICODE "
-    "SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8".split()
-)
+_NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
+_TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+_VALUES = _NUMBERS | _TEXTS | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 _MARK = object()
 
 
@@ -115,7 +114,7 @@ class _Machine:
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.path, self.max_bytes = path, max_bytes
-        self.bytes = 0  # of text and bytes so far
+        self.bytes = 0  # of the values so far
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
         self.depths: dict[int, int] = {}  # of each tuple, by its id: set when it is made
@@ -139,16 +138,15 @@ class _Machine:
             elif name == "MARK":
                 self.stack.append(_MARK)
             elif name not in ("PROTO", "FRAME"):
-                step = getattr(self, f"_{name.lower()}", None)
+                step = getattr(self, f"_{name.lower()}", None)  # `name` is one of pickletools' opcodes
                 if step is None:
                     raise _ForbiddenError(f"build an object ({name})")
                 step(argument)
         raise ValueError("no end")
 
     def _count(self, value: Any) -> None:
-        if isinstance(value, str | bytes | bytearray):
-            self.bytes += sys.getsizeof(value)
-            check_decoded_bytes(self.path, self.bytes, self.max_bytes)
+        self.bytes += sys.getsizeof(value)
+        check_decoded_bytes(self.path, self.bytes, self.max_bytes)
 
     def _taken(self, count: int) -> list[Any]:
         """The last `count` values, taken off the stack."""
@@ -172,10 +170,7 @@ class _Machine:
         depth = 1 + max((self.depths[id(value)] for value in made if isinstance(value, tuple)), default=0)
         if depth > MAX_DEPTH:
             raise SampleError(f"{self.path} holds a pickle that is nested too deep, at most {MAX_DEPTH} are read")
-        if made:  # there is one empty tuple only
-            self.depths[id(made)] = depth
-        else:
-            self.depths[id(made)] = 1
+        self.depths[id(made)] = depth
         self.stack.append(made)
 
     def _frozenset(self, _: Any) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fourstage.data.limits import MAX_SAMPLE_BYTES
 from fourstage.stages import SampleError, UserError
 
 if TYPE_CHECKING:
@@ -44,7 +45,9 @@ def frame_indices(total: int, frames: int, rule: str) -> tuple[int, ...]:
     return tuple(min(i, total - 1) for i in range(frames))
 
 
-def read_video(path: Path, frames: int, rule: str) -> tuple[tuple[NDArray[np.uint8], ...], tuple[int, ...], int]:
+def read_video(
+    path: Path, frames: int, rule: str, max_bytes: int = MAX_SAMPLE_BYTES
+) -> tuple[tuple[NDArray[np.uint8], ...], tuple[int, ...], int]:
     """Decode the frames that `rule` chooses: images uint8 [height, width, 3] RGB, their positions, the clip's length.
 
     The length is that of the packets in the file, counted without decoding. Repeated positions give the same

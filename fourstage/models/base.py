@@ -81,8 +81,8 @@ class StagedPipeline(ABC):
     def load(self, sample: Sample) -> Media: ...
 
     @abstractmethod
-    def load_file(self, path: Path) -> Media:
-        """Stage 1 on one place outside a dataset."""
+    def load_file(self, path: Path, max_bytes: int) -> Media:
+        """Stage 1 on one place outside a dataset, within `max_bytes` decoded."""
 
     @abstractmethod
     def prompt(self, question: str) -> str:

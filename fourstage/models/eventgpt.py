@@ -104,8 +104,8 @@ class EventGPTPipeline(StagedPipeline):
     def files(self, sample: Sample) -> list[Path]:
         return event_files(sample, self.settings.source, self.settings.mp4_folder)
 
-    def load_file(self, path: Path) -> Media:
-        return read_event_file(path, self.settings.event_images, self.settings.max_span_us)
+    def load_file(self, path: Path, max_bytes: int) -> Media:
+        return read_event_file(path, self.settings.event_images, self.settings.max_span_us, max_bytes)
 
     def prompt(self, question: str) -> str:
         return PROMPT.format(question=question)

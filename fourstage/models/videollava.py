@@ -52,8 +52,8 @@ class VideoLlavaPipeline(StagedPipeline):
     def files(self, sample: Sample) -> list[Path]:
         return video_files(sample, self.settings.source, self.settings.frames, self.settings.frame_rule)
 
-    def load_file(self, path: Path) -> Media:
-        return read_video_file(path, self.settings.frames, self.settings.frame_rule)
+    def load_file(self, path: Path, max_bytes: int) -> Media:
+        return read_video_file(path, self.settings.frames, self.settings.frame_rule, max_bytes)
 
     def prompt(self, question: str) -> str:
         return PROMPT.format(question=question)

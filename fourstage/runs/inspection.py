@@ -148,7 +148,8 @@ def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, 
             raise SettingError("give sample= (of a dataset) or media= (a file), not both")
         if not media.exists():
             raise SettingError(f"media={media}: there is no such file or folder")
-        return (lambda pipeline: pipeline.load_file(media)), config.prompt or config.dataset.question, media.name
+        most = config.dataset.max_sample_bytes
+        return (lambda pipeline: pipeline.load_file(media, most)), config.prompt or config.dataset.question, media.name
     samples = read_samples(config)
     names = [name for entry in samples for name in (entry.id, entry.key)]
     if sample and sample not in names:

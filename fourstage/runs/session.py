@@ -577,8 +577,10 @@ def read_dataset_of(dataset: DemoDatasetSettings | JsonDatasetSettings) -> list[
         from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo
 
         demo = DemoSettings(dataset.samples, dataset.seconds, dataset.width, dataset.height, dataset.fps, dataset.seed)
-        return read_dataset(make_demo(Path(dataset.cache), demo), JSON_NAME, dataset.limit)
-    return read_dataset(Path(dataset.root), dataset.file, dataset.limit)
+        samples = read_dataset(make_demo(Path(dataset.cache), demo), JSON_NAME, dataset.limit)
+    else:
+        samples = read_dataset(Path(dataset.root), dataset.file, dataset.limit)
+    return [replace(sample, max_bytes=dataset.max_sample_bytes) for sample in samples]
 
 
 def _tags(prepared: _Prepared) -> dict[str, str]:
