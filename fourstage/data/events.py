@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from fourstage.data.files import check_file
+from fourstage.data.files import check_file, shown
 from fourstage.data.images import image_bytes
 from fourstage.data.limits import MAX_SAMPLE_BYTES, check_decoded_bytes
 from fourstage.data.plain_pickle import PlainArray, read_plain_pickle
@@ -70,7 +70,7 @@ def read_events(path: Path, max_bytes: int = MAX_SAMPLE_BYTES) -> Events:
     except SampleError:
         raise
     except Exception as error:  # a damaged file raises whatever numpy, zipfile or zlib happens to hit
-        reason = str(error) or type(error).__name__
+        reason = shown(str(error) or type(error).__name__)
         raise SampleError(f"{path} cannot be read, it is truncated or damaged ({reason}); copy it again") from error
 
 
@@ -193,7 +193,7 @@ def _read_pickle(file: IO[bytes], path: Path, max_bytes: int) -> Mapping[str, An
 def _checked(fields: Mapping[str, Any], path: Path) -> Events:
     missing = [name for name in FIELDS if name not in fields]
     if missing:
-        found = ", ".join(name[:40] for name in sorted(fields)[:20]) or "none"
+        found = ", ".join(shown(name) for name in sorted(fields)[:20]) or "none"
         raise SampleError(f"{path} lacks the fields {', '.join(missing)}; found {found}, expected x, y, t, p")
     for name in FIELDS:
         values = fields[name]

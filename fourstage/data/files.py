@@ -37,6 +37,11 @@ def is_folder(path: Path) -> bool:
     return mode is not None and stat.S_ISDIR(mode)
 
 
+def shown(text: str) -> str:
+    """The beginning of a text out of a file, for a message in one line."""
+    return text[:80] if text[:80].isprintable() else ascii(text[:80])[1:-1]
+
+
 def _mode(path: Path) -> int | None:
     try:
         return path.stat().st_mode

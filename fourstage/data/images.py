@@ -22,7 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from fourstage.data.files import check_file, is_folder
+from fourstage.data.files import check_file, is_folder, shown
 from fourstage.data.limits import MAX_SAMPLE_BYTES, check_decoded_bytes
 from fourstage.stages import SampleError
 
@@ -115,7 +115,7 @@ def list_images(folder: Path) -> list[Path]:
 def folder_notes(folder: Path) -> tuple[str, ...]:
     """What is to be noted of a folder of frames: pictures in it that `list_images` leaves out."""
     names = numbered(_files_of(folder, UNREAD))
-    return (f"pictures neither PNG nor JPEG left out: {names[0]}, {len(names)} in all",) if names else ()
+    return (f"pictures neither PNG nor JPEG left out: {shown(names[0])}, {len(names)} in all",) if names else ()
 
 
 def _files_of(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
@@ -176,7 +176,7 @@ def _faults(path: Path) -> Iterator[None]:
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise SampleError(f"{path} is refused for its size: {error}") from error
     except Exception as error:  # damaged files raise whatever PIL happens to hit
-        reason = str(error) or type(error).__name__
+        reason = shown(str(error) or type(error).__name__)
         raise SampleError(f"{path} cannot be decoded, it is truncated or damaged ({reason}); copy it again") from error
 
 
@@ -225,7 +225,7 @@ def _turn(exif: bytes | None) -> tuple[Any, tuple[str, ...]]:
             data.load(exif)
             orientation = data.get(ORIENTATION)
     except Exception as error:  # a damaged EXIF raises whatever PIL happens to hit, and the picture is whole
-        reason = str(error) or type(error).__name__
+        reason = shown(str(error) or type(error).__name__)
         return None, (f"EXIF that cannot be read ({reason}): image taken as it is stored",)
     how = Image.Transpose
     turns = {

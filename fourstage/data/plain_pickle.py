@@ -21,14 +21,15 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
+from fourstage.data.files import shown
 from fourstage.data.limits import check_decoded_bytes
 from fourstage.stages import SampleError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-MAX_OPCODES = 1_000_000  # a clip has about 200
-MAX_MEMO = 100_000  # the highest number under which a pickle may store an object
+MAX_OPCODES = 200_000  # a clip has about 200
+MAX_MEMO = MAX_OPCODES  # the highest number under which a pickle may store an object
 MAX_DEPTH = 100  # tuples in tuples
 
 _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -54,11 +55,12 @@ class PlainArray:
 
     def array(self) -> NDArray[Any]:
         """The numpy array [shape], a view of the bytes. Raises ValueError where these are no array of numbers."""
-        if not isinstance(self.dtype, _Dtype) or not isinstance(self.data, bytes):
+        if not isinstance(self.dtype, _Dtype) or not isinstance(self.data, bytes | str):
             raise ValueError("an array of objects")
         if not isinstance(self.shape, tuple) or not all(isinstance(size, int) for size in self.shape):
             raise ValueError("a shape that is no tuple of whole numbers")
-        values: NDArray[Any] = np.frombuffer(self.data, dtype=self.dtype.numpy())
+        data = self.data.encode("latin1") if isinstance(self.data, str) else self.data
+        values: NDArray[Any] = np.frombuffer(data, dtype=self.dtype.numpy())
         return values.reshape(self.shape, order="F" if self.fortran else "C")
 
 
@@ -79,7 +81,7 @@ def read_plain_pickle(file: IO[bytes], path: Path, max_bytes: int) -> Any:
         ) from refused
     except Exception as error:  # a damaged pickle raises whatever it happens to hit (docs of pickle.UnpicklingError)
         reason = str(error) or type(error).__name__
-        raise SampleError(f"{path} holds a truncated or damaged pickle ({reason[:200]}); copy it again") from error
+        raise SampleError(f"{path} holds a truncated or damaged pickle ({shown(reason)}); copy it again") from error
 
 
 class _ForbiddenError(Exception):
@@ -91,7 +93,7 @@ class _Name:
 
     def __init__(self, module: str, name: str) -> None:
         if (module, name) not in _ADMITTED:
-            raise _ForbiddenError(f"import {module}.{name}"[:200])
+            raise _ForbiddenError(f"import {shown(module)}.{shown(name)}")
         self.name = name
 
 
@@ -221,7 +223,8 @@ class _Machine:
 
     def _put(self, index: int) -> None:
         if not 0 <= index <= MAX_MEMO:
-            raise SampleError(f"{self.path} holds a pickle that stores object {index}, at most {MAX_MEMO} are read")
+            number = shown(f"{index}")
+            raise SampleError(f"{self.path} holds a pickle that stores object {number}, at most {MAX_MEMO} are read")
         self.memo[index] = self.stack[-1]
 
     _binput = _long_binput = _put
@@ -255,9 +258,8 @@ class _Machine:
         elif called.name == "encode":  # bytes, as pickle protocols 0 to 2 write them
             text, encoding = given
             if encoding != "latin1" or not isinstance(text, str):
-                raise _ForbiddenError(f"import _codecs.encode with {encoding!r}"[:200])
-            self._count(text)
-            self.stack.append(text.encode("latin1"))
+                raise _ForbiddenError(f"import _codecs.encode with {shown(str(encoding))!r}")
+            self.stack.append(text)  # an array encodes its own: a pickle can ask for any number of copies
         elif called.name == "scalar":
             self.stack.append(None)  # further fields only, and they are ignored
         else:

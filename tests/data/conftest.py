@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +11,19 @@ import numpy as np
 import pytest
 
 MakeMp4 = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> str:
+    """ffmpeg's command line, the independent decoder. Where it is absent the test is skipped, or fails if
+    FOURSTAGE_REQUIRE names `servers`."""
+    path = shutil.which("ffmpeg")
+    if path is None:
+        reason = "no ffmpeg on PATH; install it"
+        if "servers" in os.environ.get("FOURSTAGE_REQUIRE", ""):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return path
 
 
 @pytest.fixture

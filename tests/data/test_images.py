@@ -1,8 +1,14 @@
-"""Images: what reaches the model is uint8 RGB, and folders are read in the order of their numbers."""
+"""Images: what reaches the model is uint8 RGB as a person sees it, and folders are read in the order of their numbers."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import os
+import random
+import struct
+import subprocess
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fourstage.data.images import list_images, numbered, read_image
+from fourstage.data.images import folder_notes, list_images, numbered, read_image, read_images
 from fourstage.stages import SampleError
 
 
@@ -50,10 +56,104 @@ def test_a_palette_with_transparency_keeps_its_colours(tmp_path: Path) -> None:
     assert tuple(read_image(tmp_path / "a.png")[0, 0].tolist()) == colour
 
 
-def test_sixteen_bits_are_refused_rather_than_clipped(tmp_path: Path) -> None:
-    Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "a.png")
-    with pytest.raises(SampleError, match=r"a\.png has mode I"):
+def decoded_by_ffmpeg(ffmpeg: str, path: Path) -> np.ndarray:
+    command = [ffmpeg, "-v", "error", "-i", path, "-f", "image2pipe", "-c:v", "ppm", "-"]
+    return np.array(Image.open(io.BytesIO(subprocess.run(command, check=True, capture_output=True).stdout)))
+
+
+def blocks() -> np.ndarray:
+    """Squares of 8 pixels in colours of their own: [24, 40, 3]."""
+    colours = np.random.default_rng(0).integers(0, 256, (3, 5, 3))
+    return np.kron(colours, np.ones((8, 8, 1))).astype(np.uint8)
+
+
+def png(width: int, height: int, depth: int, colour: int, pixels: bytes, **chunks: bytes) -> bytes:
+    """A PNG put together by hand; `pixels` are the raw lines, without filters."""
+    line = len(pixels) // height
+    lines = b"".join(b"\0" + pixels[line * i : line * (i + 1)] for i in range(height))
+    parts = [("IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)), *chunks.items()]
+    parts += [("IDAT", zlib.compress(lines)), ("IEND", b"")]
+    out = b"\x89PNG\r\n\x1a\n"
+    for name, content in parts:
+        body = name.encode() + content
+        out += struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+    return out
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_exif_orientation_is_applied_as_ffmpeg_does(tmp_path: Path, ffmpeg: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for suffix in ("jpg", "png"):
+        Image.fromarray(blocks()).save(tmp_path / f"a.{suffix}", exif=exif.tobytes())
+    expected = decoded_by_ffmpeg(ffmpeg, tmp_path / "a.jpg")
+    for suffix in ("jpg", "png"):
+        (image,), notes = read_images([tmp_path / f"a.{suffix}"])
+        assert image.shape == expected.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
+        assert np.abs(image[4::8, 4::8].astype(int) - expected[4::8, 4::8]).max() < 16  # the middles of the squares
+        assert notes == (() if orientation == 1 else (f"EXIF orientation {orientation} applied",))
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0", b"Exif\0\0MM\0*\0\0\0\x08\0\x09", b"junk" * 20])
+def test_a_damaged_exif_leaves_the_image_as_it_is_stored(tmp_path: Path, exif: bytes) -> None:
+    Image.fromarray(blocks()).save(tmp_path / "a.png", exif=exif)
+    np.testing.assert_array_equal(read_image(tmp_path / "a.png"), blocks())
+
+
+@pytest.mark.real
+def test_a_picture_taken_upright_is_seen_upright(shared: Path, ffmpeg: str) -> None:
+    path = shared / "field/09-exif-orientation/exif6.jpg"
+    (image,), notes = read_images([path])
+    assert image.shape == (100, 60, 3)
+    assert notes == ("EXIF orientation 6 applied",)
+    assert np.abs(image.astype(int) - decoded_by_ffmpeg(ffmpeg, path)).mean() < 8
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "L", "LA", "1", "P", "RGBA"])
+def test_every_mode_is_decoded_as_ffmpeg_does(tmp_path: Path, ffmpeg: str, mode: str) -> None:
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.fromarray(blocks()).convert(mode).save(path)
+    command = [ffmpeg, "-v", "error", "-i", path, "-pix_fmt", "rgb24", "-f", "rawvideo", "-"]
+    raw = subprocess.run(command, check=True, capture_output=True).stdout
+    expected = np.frombuffer(raw, np.uint8).reshape(24, 40, 3)
+    assert np.abs(read_image(path).astype(int) - expected).mean() < (2 if mode == "CMYK" else 1e-9)
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_sixteen_bits_are_refused_rather_than_cut(tmp_path: Path, colour: int, channels: int) -> None:
+    pixels = np.full((4, 4, channels), 4000, ">u2").tobytes()  # 12 bits in use: by the upper byte nearly black
+    (tmp_path / "a.png").write_bytes(png(4, 4, 16, colour, pixels))
+    with pytest.raises(SampleError, match=r"a\.png has 16 bits a channel.*convert it to 8 bits"):
         read_image(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(png(4, 4, 8, colour, bytes([200]) * 16 * channels))
+    assert read_image(tmp_path / "b.png")[0, 0].tolist() == [200, 200, 200]
+
+
+@pytest.mark.real
+def test_twelve_bits_in_sixteen_are_refused(shared: Path) -> None:
+    with pytest.raises(SampleError, match=r"rgb12\.png has 16 bits a channel"):
+        read_image(shared / "field/12-png-16-bit-rgb/rgb12.png")
+
+
+def test_an_image_of_several_pictures_gives_its_first_and_a_note(tmp_path: Path) -> None:
+    first, second = Image.fromarray(blocks()), Image.new("RGB", (40, 24))
+    first.save(tmp_path / "a.png", save_all=True, append_images=[second])
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])
+    (animated, stereo), notes = read_images([tmp_path / "a.png", tmp_path / "a.jpg"])
+    np.testing.assert_array_equal(animated, blocks())
+    assert stereo.mean() == pytest.approx(blocks().mean(), abs=8)
+    assert notes == ("first of 2 pictures in the image file",)
+
+
+def test_pixels_that_are_not_square_are_noted(tmp_path: Path) -> None:
+    Image.fromarray(blocks()).save(tmp_path / "a.jpg", dpi=(72, 144))
+    Image.fromarray(blocks()).save(tmp_path / "a.png", dpi=(72, 144))
+    (tmp_path / "b.png").write_bytes(png(4, 4, 8, 2, bytes(48), pHYs=struct.pack(">IIB", 16, 11, 0)))
+    for name in ("a.jpg", "a.png", "b.png"):
+        (note,) = read_images([tmp_path / name])[1]
+        assert note.startswith("pixels not square by the image's header (")
+    Image.fromarray(blocks()).save(tmp_path / "c.png", dpi=(72, 72))
+    assert read_images([tmp_path / "c.png"])[1] == ()
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg"])
@@ -80,6 +180,109 @@ def test_a_damaged_png_is_read_or_refused_and_nothing_else(
         read_image(path)
 
 
+def test_a_png_with_a_bit_turned_over_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    Image.fromarray(noise()).save(path, compress_level=0)  # stored: zlib finds nothing wrong until its end
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(SampleError, match=r"a\.png is truncated or damaged \(checksum"):
+        read_image(path)
+    path.write_bytes(png(4, 4, 8, 2, bytes(48)) + b"left over")
+    assert read_image(path).shape == (4, 4, 3)
+
+
+def test_mutated_images_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    seeds = []
+    for suffix, mode, options in (
+        ("png", "RGB", {"exif": exif.tobytes()}),
+        ("png", "P", {"transparency": bytes([0, 128])}),
+        ("jpg", "CMYK", {}),
+        ("jpg", "RGB", {"exif": exif.tobytes()}),
+        ("jpg", "L", {"progressive": True}),
+    ):
+        file = tmp_path / f"seed.{suffix}"
+        Image.fromarray(blocks()).convert(mode).save(file, **options)
+        seeds.append(file.read_bytes())
+    read = 0
+    for i in range(200):
+        content = bytearray(seeds[i % len(seeds)])
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(content))
+            if rng.random() < 0.3:
+                content[place:place] = content[rng.randrange(len(content)) :][: rng.randint(1, 40)]
+            elif rng.random() < 0.3:
+                del content[place : place + rng.randint(1, 40)]
+            else:
+                content[place] = rng.randrange(256)
+        if content.startswith(b"\x89PNG") and rng.random() < 0.5:  # let some pass the checksums
+            content = bytearray(mended(bytes(content)))
+        path = tmp_path / "mutated.png"
+        path.write_bytes(content)
+        with contextlib.suppress(SampleError):
+            (image,), _ = read_images([path], max_bytes=50_000_000)
+            assert image.dtype == np.uint8
+            assert image.ndim == 3
+            read += 1
+    assert 10 < read < 190
+
+
+def mended(content: bytes) -> bytes:
+    """A PNG with the checksums that its chunks ask for, as far as there are chunks."""
+    out, start = bytearray(content), 8
+    while start + 12 <= len(out):
+        end = start + 8 + int.from_bytes(out[start : start + 4], "big")
+        if end + 4 > len(out):
+            break
+        out[end : end + 4] = zlib.crc32(out[start + 4 : end]).to_bytes(4, "big")
+        start = end + 4
+    return bytes(out)
+
+
+def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to("/dev/zero")
+    (tmp_path / "c.png").mkdir()
+    for name, words in (("a", "a FIFO"), ("b", "a FIFO, device"), ("c", "a folder"), ("d" * 300, "File name too long")):
+        with pytest.raises(SampleError, match=rf"{name[0]}+\.png .*{words}.*expected a PNG or JPEG"):
+            read_images([tmp_path / f"{name}.png"])
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("name", ["png-strip-1x80M", "png-strip-1000000x1"])
+def test_strips_are_refused_by_what_a_model_makes_of_them(shared: Path, name: str) -> None:
+    with pytest.raises(SampleError, match=rf"{name}\.png .*MiB decoded.*dataset\.max_sample_bytes"):
+        read_images([shared / f"field/bad/23-picture-strips/{name}--{name}.png"])
+
+
+@pytest.mark.real
+def test_a_picture_of_88_megapixels_listed_forty_times_is_refused_unread(
+    shared: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("PIL.Image.Image.load", None)
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", None)
+    name = "png-bomb-88Mpx-forty"
+    path = shared / f"field/bad/08-88Mpx-picture-listed-forty-times/{name}--{name}.png"
+    with pytest.raises(SampleError, match=rf"{name}\.png in a list of 40 images takes .*dataset\.max_sample_bytes"):
+        read_images([path] * 40)
+
+
+def test_a_list_of_many_images_is_refused_before_one_is_opened(tmp_path: Path) -> None:
+    with pytest.raises(SampleError, match="a list of 20000 images takes .*2048 MiB"):
+        read_images([tmp_path / "gone.png"] * 20_000)
+
+
+def test_the_limit_is_on_what_all_images_take_together(tmp_path: Path) -> None:
+    Image.fromarray(noise(100, 100)).save(tmp_path / "a.png")
+    one = 100 * 100 * 3 + 336 * 336 * 3 * 4
+    assert len(read_images([tmp_path / "a.png"] * 3, max_bytes=3 * one + 11 * 100 * 100)[0]) == 3
+    with pytest.raises(SampleError, match=r"a\.png in a list of 3 images"):
+        read_images([tmp_path / "a.png"] * 3, max_bytes=3 * one + 11 * 100 * 100 - 1)
+
+
 @pytest.mark.parametrize("content", [b"", b"no image", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"])
 def test_what_is_no_png_or_jpeg_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
@@ -103,6 +306,48 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_numbers_sort_by_number() -> None:
     assert numbered(["c_10.png", "c_2.png", "c_1.png"]) == ["c_1.png", "c_2.png", "c_10.png"]
     assert numbered(["b2_1", "b10_0", "a3", "7", "07"]) == ["07", "7", "a3", "b2_1", "b10_0"]
+
+
+def test_a_dot_between_digits_is_a_decimal_point() -> None:
+    times = ["f_0.png", "f_0.05.png", "f_0.1.png", "f_0.15.png", "f_1.png", "f_1.5.png", "f_10.png"]
+    assert numbered(reversed(times)) == times
+    assert numbered(["1.0.png", "0.95.png", "0.9.png", "0.0.png"]) == ["0.0.png", "0.9.png", "0.95.png", "1.0.png"]
+    long = [f"{1_700_000_000_000_000_000 + i}.png" for i in range(3)]
+    assert numbered(reversed(long)) == long
+    assert numbered(["0.30000000000000004.png", "0.3.png"]) == ["0.3.png", "0.30000000000000004.png"]
+    assert numbered(["9" * 5000, "1" + "0" * 5000]) == ["9" * 5000, "1" + "0" * 5000]
+
+
+def test_versions_dates_and_counted_parts_are_whole_numbers() -> None:
+    assert numbered(["v1.10.0.png", "v1.9.1.png", "v1.9.0.png"]) == ["v1.9.0.png", "v1.9.1.png", "v1.10.0.png"]
+    counted = [f"scene2.{i}.png" for i in range(1, 13)]
+    assert numbered(reversed(counted)) == counted
+    padded = [f"scene2.{i:02d}.png" for i in range(1, 101)]
+    assert numbered(reversed(padded)) == padded
+    assert numbered(["take.10.png", "take.9.png"]) == ["take.9.png", "take.10.png"]
+
+
+@pytest.mark.real
+def test_frames_named_by_time_are_in_the_order_of_the_number(shared: Path) -> None:
+    folder = shared / "field/11-frames-named-by-time/video/a"
+    names = [f"frame_{number}.png" for number in "0 0.05 0.1 0.15 0.2 0.25 0.3 0.35 0.4 0.45 0.5 0.55".split()]  # noqa: SIM905
+    assert [path.name for path in list_images(folder)] == names
+
+
+@pytest.mark.real
+def test_what_macos_and_windows_leave_among_frames_is_no_frame(shared: Path) -> None:
+    folder = shared / "field/10-apple-double/video/a"
+    assert (folder / "._frame_0.png").is_file()
+    assert [path.name for path in list_images(folder)] == [f"frame_{i}.png" for i in range(12)]
+    assert folder_notes(folder) == ()
+
+
+def test_pictures_of_other_formats_among_frames_are_noted(tmp_path: Path) -> None:
+    for name in ("1.png", "2.webp", "10.TIF", "._3.webp", "notes.txt", "desktop.ini"):
+        (tmp_path / name).touch()
+    (tmp_path / "4.png").mkdir()
+    assert [path.name for path in list_images(tmp_path)] == ["1.png"]
+    assert folder_notes(tmp_path) == ("pictures neither PNG nor JPEG left out: 2.webp, 2 in all",)
 
 
 @given(st.lists(st.text(st.sampled_from("a_.0129²é"), max_size=6)))
