@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import pickle
+import random
+import struct
+import time
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +158,125 @@ def test_a_pickle_cannot_claim_gigabytes(tmp_path: Path) -> None:
         read_events(save_pickle(tmp_path / "a.npy", b"Nr\xff\xff\xff\x7f."))
 
 
+PROTO = b"\x80\x02"
+ENCODED = b"c_codecs\nencode\nh\0X\6\0\0\0latin1\x86R"  # a copy of the text stored as 0
+
+
+@pytest.mark.parametrize(
+    ("stream", "words"),
+    [
+        pytest.param(PROTO + b"}" + b")" + b"\x85" * 200_000 + b"Ns.", "nested too deep", id="tuples as a key"),
+        pytest.param(PROTO + b"}" + b")" + b"\x85" * 300 + b"0.", "nested too deep", id="tuples"),
+        pytest.param(PROTO + b"(" * 150_000 + b"t" * 149_999 + b".", "nested too deep", id="marks"),
+        pytest.param(PROTO + b"]" * 90_000 + b"a" * 89_999 + b".", "a list of objects", id="lists"),
+        pytest.param(PROTO + b"}X\1\0\0\0a" * 30_000 + b"N" + b"s" * 30_000 + b".", "lacks", id="dictionaries"),
+        pytest.param(PROTO + b"](" + b"N" * 3_000_000 + b"e.", "more than 200000 steps", id="objects"),
+        pytest.param(
+            PROTO
+            + b"}("
+            + b"".join(b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(60_000))
+            + b"u.",
+            "lacks the fields",
+            id="keys of one hash",
+        ),
+        pytest.param(
+            PROTO + b"](X" + struct.pack("<I", 10**7) + b"a" * 10**7 + b"q\0" + ENCODED * 600 + b"e.",
+            "a list of objects",
+            id="600 copies of 10 MB",
+        ),
+        pytest.param(
+            b"\x80\x04\x8e" + struct.pack("<Q", 2**62) + b"abc.", "damaged pickle", id="bytes that are not there"
+        ),
+        pytest.param(PROTO + b"]q\0h\0a.", "a list of objects", id="a list of itself"),
+        pytest.param(PROTO + b"I" + b"9" * 100_000 + b"\n.", "damaged pickle", id="digits"),
+        pytest.param(PROTO + b"}X\3\0\0\0\xed\xa0\xbdNs.", r"found \\ud83d,", id="half an emoji"),
+        pytest.param(PROTO + b"}X\2\0\0\0\x1b[Ns.", r"found \\x1b\[,", id="an escape sequence"),
+        pytest.param(PROTO + b"ios\nsystem\n.", "wants to build an object", id="INST"),
+    ],
+)
+def test_a_pickle_cannot_crash_hang_or_fill_memory(tmp_path: Path, stream: bytes, words: str) -> None:
+    import tracemalloc
+
+    path = save_pickle(tmp_path / "a.npy", stream)
+    tracemalloc.start()
+    started = time.process_time()
+    try:
+        with pytest.raises(SampleError, match=rf"a\.npy.*{words}"):
+            read_events(path)
+        assert tracemalloc.get_traced_memory()[1] < 3 * len(stream) + 60 * 2**20
+    finally:
+        tracemalloc.stop()
+    assert time.process_time() - started < 15
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("01-npy-deep-tuple-segfault/npy-tuple-deep-hash-200k", "nested too deep"),
+        ("24-npy-recursion/npy-dict-key-deep", "nested too deep"),
+        ("27-polarity-fractions/npy-value-p-fraction", "field p has fractions"),
+        ("27-polarity-fractions/npy-value-p-half", "field p has fractions"),
+    ],
+)
+def test_hostile_files_are_refused_and_named(shared: Path, name: str, words: str) -> None:
+    folder, file = name.split("/")
+    with pytest.raises(SampleError, match=rf"{file}\.npy.*{words}"):
+        read_events(shared / "field/bad" / folder / f"{file}--{file}.npy")
+
+
+def test_an_npz_is_refused_by_what_it_unpacks_to(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    fields = {name: np.zeros(4_000_000, "i8") for name in "xytp"}  # 128 MB
+    np.savez_compressed(path, **fields)
+    assert path.stat().st_size < 1_000_000
+    with pytest.raises(
+        SampleError, match=r"a\.npz takes 122 MiB decoded, more than the limit of 64 MiB; raise dataset"
+    ):
+        read_events(path, max_bytes=64 * 2**20)
+    assert len(read_events(path).x) == 4_000_000
+
+
+def test_an_npz_with_objects_or_a_password_is_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", **some_fields() | {"p": np.array([None] * 20)})
+    with pytest.raises(SampleError, match=r"a\.npz: field p has objects"):
+        read_events(tmp_path / "a.npz")
+    np.savez(tmp_path / "b.npz", **some_fields())
+    content = bytearray((tmp_path / "b.npz").read_bytes())
+    for at in (i for i in range(len(content)) if content[i : i + 4] in (b"PK\x03\x04", b"PK\x01\x02")):
+        content[at + (6 if content[at + 2] == 3 else 8)] |= 1  # the flag of encryption
+    (tmp_path / "b.npz").write_bytes(content)
+    with pytest.raises(SampleError, match=r"b\.npz cannot be read.*encrypted"):
+        read_events(tmp_path / "b.npz")
+
+
+TABLE = "[('x','<u2'),('y','<u2'),('t','<i8'),('p','u1')]"
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "-" * 9000 + "1",
+        "(" * 9000,
+        "[" * 5000 + "]" * 5000,
+        "9**9**9",
+        "{'descr': " + "[('x'," * 1200 + "'u1'" + ")]" * 1200 + ", 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': '<u2\\d', 'fortran_order': False, 'shape': (1,)}",
+        f"{{'descr': {TABLE}, 'fortran_order': False, 'shape': (10000000000,)}}",
+        f"{{'descr': {TABLE}, 'fortran_order': False, 'shape': (4294967296, 4294967296)}}",
+        f"{{'descr': {TABLE}, 'fortran_order': False, 'shape': (-5,)}}",
+        f"{{'descr': {TABLE}, 'fortran_order': False, 'shape': (True, -5, -2)}}",
+        "{'descr': [('x','V2000000000'),('y','<u2')], 'fortran_order': False, 'shape': (1,)}",
+        "{'descr': [('x','V0'),('y','V0'),('t','V0'),('p','V0')], 'fortran_order': False, 'shape': (99999999999,)}",
+    ],
+)
+def test_a_header_cannot_crash_or_claim_memory(tmp_path: Path, header: str) -> None:
+    text = header.encode() + b"\n"
+    (tmp_path / "a.npy").write_bytes(b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text + bytes(130))
+    with pytest.raises(SampleError, match=r"a\.npy"):
+        read_events(tmp_path / "a.npy")
+
+
 def test_only_latin1_is_encoded(tmp_path: Path) -> None:
     path = save_pickle(tmp_path / "a.npy", b"c_codecs\nencode\n(Vabc\nVzip\ntR.")
     with pytest.raises(SampleError, match="encode with 'zip'"):
@@ -187,6 +309,47 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(
     path.write_bytes(content)
     with contextlib.suppress(SampleError):
         read_events(path)
+
+
+def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    fields = some_fields(50)
+    table = np.zeros(50, dtype=list(DTYPES.items()))
+    for name in "xytp":
+        table[name] = fields[name]
+    np.save(tmp_path / "table.npy", table)
+    np.savez(tmp_path / "stored.npz", **fields)
+    np.savez_compressed(tmp_path / "deflated.npz", **fields)
+    seeds = [(tmp_path / name).read_bytes() for name in ("table.npy", "stored.npz", "deflated.npz")]
+    for protocol in (0, 2, 4):
+        stream = pickle.dumps(np.array(fields, dtype=object), protocol=protocol)
+        seeds.append(save_pickle(tmp_path / "pickle.npy", stream).read_bytes())
+    read = 0
+    for i in range(300):
+        content = bytearray(seeds[i % len(seeds)])
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(content))
+            if rng.random() < 0.2:
+                del content[place : place + rng.randint(1, 30)]
+            elif rng.random() < 0.2:
+                content[place:place] = content[rng.randrange(len(content)) :][: rng.randint(1, 30)]
+            else:
+                content[place] = rng.randrange(256)
+        (tmp_path / "mutated.npy").write_bytes(content)
+        with contextlib.suppress(SampleError):
+            images = render_events(read_events(tmp_path / "mutated.npy", 10**8), 5, None, 10**8)
+            assert [image.ndim for image in images] == [3] * 5
+            read += 1
+    assert 10 < read < 290
+
+
+def test_what_is_no_file_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.npy")
+    (tmp_path / "b.npy").symlink_to("/dev/zero")
+    (tmp_path / "c.npy").mkdir()
+    for name, words in (("a", "a FIFO"), ("b", "a FIFO, device"), ("c", "a folder"), ("d" * 300, "File name too long")):
+        with pytest.raises(SampleError, match=rf"{name[0]}+\.npy .*{words}"):
+            read_events(tmp_path / f"{name}.npy")
 
 
 @pytest.mark.parametrize(
@@ -237,6 +400,99 @@ def test_wrong_fields_are_named(tmp_path: Path, change: dict[str, Any], words: s
     fields = {name: value for name, value in (some_fields() | change).items() if value is not None}
     with pytest.raises(SampleError, match=rf"a\.npy.*{words}"):
         read_events(save(tmp_path / "a.npy", fields))
+
+
+@pytest.mark.parametrize(
+    ("coding", "dtype", "words"),
+    [
+        ((0, 1), "u1", None),
+        ((0, 1), "?", None),
+        ((0, 1), "f4", None),
+        ((-1, 1), "i1", "polarity coded -1 and 1, read as 0 and 1"),
+        ((-1, 1), "f8", "polarity coded -1 and 1, read as 0 and 1"),
+        ((1, 2), "u1", "polarity coded 1 and 2, read as 0 and 1"),
+        ((1, 2), "i8", "polarity coded 1 and 2, read as 0 and 1"),
+    ],
+)
+def test_every_plain_coding_of_polarity_gives_the_same_images(
+    tmp_path: Path, coding: tuple[int, int], dtype: str, words: str | None
+) -> None:
+    fields = some_fields()
+    expected = render_events(read_events(save(tmp_path / "plain.npy", fields)))
+    coded = np.array(coding)[fields["p"]].astype(dtype)
+    table = np.zeros(20, dtype=[*list(DTYPES.items())[:3], ("p", dtype)])
+    for name, values in (fields | {"p": coded}).items():
+        table[name] = values
+    save(tmp_path / "a.npy", fields | {"p": coded})
+    np.save(tmp_path / "b.npy", table)
+    np.savez(tmp_path / "c.npz", **fields | {"p": coded})
+    for name in ("a.npy", "b.npy", "c.npz"):
+        events = read_events(tmp_path / name)
+        np.testing.assert_array_equal(render_events(events), expected)
+        assert events.notes == ((words,) if words else ())
+
+
+@pytest.mark.parametrize(
+    ("value", "drawn", "words"),
+    [
+        (0, (0, 0, 255), None),
+        (1, (255, 0, 0), "every event has polarity 1: drawn as on"),
+        (-1, (0, 0, 255), "polarity coded -1 (alone), read as 0 and 1"),
+    ],
+)
+def test_one_polarity_alone_is_noted_where_its_coding_cannot_be_seen(
+    tmp_path: Path, value: int, drawn: tuple[int, ...], words: str | None
+) -> None:
+    events = read_events(save(tmp_path / "a.npy", some_fields() | {"p": np.full(20, value, np.int8)}))
+    assert events.notes == ((words,) if words else ())
+    (image,) = render_events(events, images=1)
+    assert {tuple(pixel) for pixel in image.reshape(-1, 3).tolist()} <= {drawn, (255, 255, 255)}
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([2] * 20, "values 2;"),
+        ([0, 2] * 10, "values 0, 2;"),
+        ([-1, 0] * 10, "values -1, 0;"),
+        ([-1, 0, 1, 1] * 5, "values -1, 0, 1;"),
+        ([0, 255] * 10, "values 0, 255;"),
+        (list(range(20)), "values 0, 1, 2, 3, 4, …;"),
+        ([0.5] * 20, "fractions"),
+        ([0.0, 1.0, 1.5, 0.0] * 5, "fractions"),
+        ([np.nan] * 20, "not finite"),
+    ],
+)
+def test_polarity_of_no_plain_coding_is_refused(tmp_path: Path, values: list[float], words: str) -> None:
+    with pytest.raises(SampleError, match=rf"a\.npy: field p has .*{words}"):
+        read_events(save(tmp_path / "a.npy", some_fields() | {"p": np.array(values)}))
+
+
+@pytest.mark.real
+def test_polarity_minus_one_and_one_gives_the_images_of_zero_and_one(shared: Path) -> None:
+    folder = shared / "field/13-polarity-minus-one"
+    plain, coded = read_events(folder / "ok.npy"), read_events(folder / "pol_minus1.npy")
+    np.testing.assert_array_equal(render_events(coded), render_events(plain))
+    assert plain.notes == ()
+    assert coded.notes == ("polarity coded -1 and 1, read as 0 and 1",)
+
+
+def test_events_out_of_time_order_are_sorted_and_noted(tmp_path: Path) -> None:
+    fields = some_fields(200)
+    fields["t"] = np.sort(np.random.default_rng(1).integers(0, 60_000, 200)).astype(np.uint16)
+    mixed = np.argsort(fields["p"], kind="stable")  # all of one polarity, then all of the other
+    events = read_events(save(tmp_path / "a.npy", {name: values[mixed] for name, values in fields.items()}))
+    assert events.notes == ("events out of time order (1 steps back), sorted by time",)
+    order = np.lexsort((fields["p"], fields["t"]))  # at equal times the order of the file stands
+    assert_same(events, {name: values[order] for name, values in fields.items()})
+
+
+@pytest.mark.parametrize("dtype", ["u2", "i2"])
+def test_times_that_overflowed_are_refused(tmp_path: Path, dtype: str) -> None:
+    times = np.linspace(0, 90_000, 20).astype(np.int64)
+    times[10:14] = [65_534, 65_535, 65_536, 65_537]
+    with pytest.raises(SampleError, match=r"a\.npy: field t falls by 65535 us, as it does when u?int16 overflows"):
+        read_events(save(tmp_path / "a.npy", some_fields() | {"t": (times - (dtype == "i2") * 2**15).astype(dtype)}))
 
 
 def naive(events: Events, images: int) -> list[NDArray[np.uint8]]:
@@ -302,6 +558,16 @@ def test_a_coordinate_beyond_every_sensor_is_refused_before_memory_is_taken() ->
         render_events(events_at([65_535, 0], [65_535, 0], [1, 1]), images=1)
 
 
+def test_images_that_a_model_would_blow_up_are_refused_before_they_are_drawn() -> None:
+    strip = events_at([4095, 0] * 5, [0] * 10, [0, 1] * 5)
+    with pytest.raises(SampleError, match=r"5 images of the events takes 26460 MiB decoded.*dataset\.max_sample_bytes"):
+        render_events(strip)
+    large = events_at([4095] * 64, [4095] * 64, [0] * 64)
+    with pytest.raises(SampleError, match=r"64 images of the events"):
+        render_events(large, images=64)
+    assert len(render_events(large, images=5)) == 5
+
+
 def test_fewer_events_than_images_are_refused() -> None:
     with pytest.raises(SampleError, match="4 events cannot fill 5 images"):
         render_events(events_at([0] * 4, [0] * 4, [0] * 4))
@@ -335,6 +601,14 @@ def test_rendering_equals_the_reference(shared: Path, file: str, reference: str)
             np.testing.assert_array_equal(getattr(events, name), expected[name])
         for i, image in enumerate(render_events(events)):
             np.testing.assert_array_equal(image, expected[f"event_image_{i}"])
+
+
+@pytest.mark.real
+def test_real_recordings_are_read_as_they_are(shared: Path) -> None:
+    for path in (*(shared / "real/event_npy").iterdir(), shared / "reference/eventgpt/A/synthetic_events.npy"):
+        events, saved = read_events(path), np.load(path, allow_pickle=True).item()
+        assert_same(events, saved)
+        assert events.notes == ()
 
 
 @pytest.mark.real

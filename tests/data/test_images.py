@@ -1,4 +1,4 @@
-"""Images: what reaches the model is uint8 RGB as a person sees it, and folders are read in the order of their numbers."""
+"""Images: what reaches the model is uint8 RGB as a person sees it; folders are read in the order of their numbers."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_an_exif_orientation_is_applied_as_ffmpeg_does(tmp_path: Path, ffmpeg: s
     for suffix in ("jpg", "png"):
         (image,), notes = read_images([tmp_path / f"a.{suffix}"])
         assert image.shape == expected.shape == ((24, 40, 3) if orientation < 5 else (40, 24, 3))
-        assert np.abs(image[4::8, 4::8].astype(int) - expected[4::8, 4::8]).max() < 16  # the middles of the squares
+        assert np.abs(image.astype(int) - expected).mean() < 8  # JPEG; a wrong turn gives over 70
         assert notes == (() if orientation == 1 else (f"EXIF orientation {orientation} applied",))
 
 
@@ -271,7 +271,7 @@ def test_a_picture_of_88_megapixels_listed_forty_times_is_refused_unread(
 
 
 def test_a_list_of_many_images_is_refused_before_one_is_opened(tmp_path: Path) -> None:
-    with pytest.raises(SampleError, match="a list of 20000 images takes .*2048 MiB"):
+    with pytest.raises(SampleError, match=r"a list of 20000 images takes .*2048 MiB"):
         read_images([tmp_path / "gone.png"] * 20_000)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -293,6 +294,60 @@ def test_video_files_fail_as_reading_fails(tmp_path: Path, make_mp4: MakeMp4, fi
     with pytest.raises(type(reading.value)) as listing:
         video_files(a_sample(tmp_path, **fields), **arguments)
     assert str(listing.value) == str(reading.value)
+
+
+def test_what_was_done_to_a_sample_is_on_its_record(tmp_path: Path) -> None:
+    make_events(tmp_path)
+    events = np.load(tmp_path / "event_npy/a.npy", allow_pickle=True).item()  # written above
+    events["p"] = np.array([1, 2] * 10)
+    np.save(tmp_path / "event_npy/a.npy", np.array(events, dtype=object), allow_pickle=True)
+    media = read_event_images(a_sample(tmp_path, event_data="a.npy"))
+    assert media.notes == ("polarity coded 1 and 2, read as 0 and 1",)
+    make_images(tmp_path / "video/a", ["0.png", "1.png"])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (8, 6)).save(tmp_path / "video/a/2.jpg", exif=exif.tobytes())
+    (tmp_path / "video/a/3.webp").touch()
+    media = read_video_frames(a_sample(tmp_path, video_data="a"), frames=4)
+    assert media.images[-1].shape == (8, 6, 3)
+    assert media.notes == (
+        "3 frames repeated to 4",
+        "pictures neither PNG nor JPEG left out: 3.webp, 1 in all",
+        "EXIF orientation 6 applied",
+    )
+
+
+def test_the_limit_of_a_sample_holds_for_every_source(tmp_path: Path) -> None:
+    make_images(tmp_path / "event_image", FIVE)
+    make_images(tmp_path / "video/a", FIVE)
+    make_events(tmp_path)
+    sample = a_sample(tmp_path, event_image=tuple(FIVE), event_data="a.npy", video_data="a", max_bytes=1_000_000)
+    for source in ("png", "npy"):
+        with pytest.raises(SampleError, match=r"dataset\.max_sample_bytes"):
+            read_event_images(sample, source)
+    with pytest.raises(SampleError, match=r"dataset\.max_sample_bytes"):
+        read_video_frames(sample)
+
+
+@pytest.mark.parametrize("field", ["event_data", "event_image", "video_data", "mp4_data"])
+@pytest.mark.parametrize("name", ["n" * 5000, "a/" * 3000 + "a", "\ud83d", "loop"])
+def test_a_path_that_the_system_refuses_is_the_fault_of_its_sample(tmp_path: Path, field: str, name: str) -> None:
+    for folder in ("event_npy", "event_image", "video", "mp4"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "loop").symlink_to(tmp_path / folder / "loop")
+    sample = a_sample(tmp_path, **{field: (name,) if field == "event_image" else name})
+    read = read_event_images if field.startswith("event") else read_video_frames
+    with pytest.raises(SampleError):
+        read(sample)
+
+
+def test_a_fifo_is_refused_without_waiting_for_it(tmp_path: Path) -> None:
+    (tmp_path / "mp4").mkdir()
+    os.mkfifo(tmp_path / "mp4/a.mp4")
+    with pytest.raises(SampleError, match=r"a\.mp4 is a FIFO"):
+        read_video_frames(a_sample(tmp_path, video_data="a"))
+    with pytest.raises(SampleError, match=r"a\.mp4 is a FIFO"):
+        read_event_file(tmp_path / "mp4/a.mp4")
 
 
 @pytest.mark.real
