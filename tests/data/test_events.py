@@ -167,14 +167,14 @@ ENCODED = b"c_codecs\nencode\nh\0X\6\0\0\0latin1\x86R"  # a copy of the text sto
     [
         pytest.param(PROTO + b"}" + b")" + b"\x85" * 200_000 + b"Ns.", "nested too deep", id="tuples as a key"),
         pytest.param(PROTO + b"}" + b")" + b"\x85" * 300 + b"0.", "nested too deep", id="tuples"),
-        pytest.param(PROTO + b"(" * 150_000 + b"t" * 149_999 + b".", "nested too deep", id="marks"),
-        pytest.param(PROTO + b"]" * 90_000 + b"a" * 89_999 + b".", "a list of objects", id="lists"),
-        pytest.param(PROTO + b"}X\1\0\0\0a" * 30_000 + b"N" + b"s" * 30_000 + b".", "lacks", id="dictionaries"),
-        pytest.param(PROTO + b"](" + b"N" * 3_000_000 + b"e.", "more than 200000 steps", id="objects"),
+        pytest.param(PROTO + b"(" * 30_000 + b"t" * 29_999 + b".", "nested too deep", id="marks"),
+        pytest.param(PROTO + b"]" * 30_000 + b"a" * 29_999 + b".", "a list of objects", id="lists"),
+        pytest.param(PROTO + b"}X\1\0\0\0a" * 10_000 + b"N" + b"s" * 10_000 + b".", "lacks", id="dictionaries"),
+        pytest.param(PROTO + b"](" + b"N" * 1_000_000 + b"e.", "more than 200000 steps", id="objects"),
         pytest.param(
             PROTO
             + b"}("
-            + b"".join(b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(60_000))
+            + b"".join(b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(30_000))
             + b"u.",
             "lacks the fields",
             id="keys of one hash",
@@ -227,14 +227,12 @@ def test_hostile_files_are_refused_and_named(shared: Path, name: str, words: str
 
 def test_an_npz_is_refused_by_what_it_unpacks_to(tmp_path: Path) -> None:
     path = tmp_path / "a.npz"
-    fields = {name: np.zeros(4_000_000, "i8") for name in "xytp"}  # 128 MB
+    fields = {name: np.zeros(1_000_000, "i8") for name in "xytp"}  # 32 MB
     np.savez_compressed(path, **fields)
     assert path.stat().st_size < 1_000_000
-    with pytest.raises(
-        SampleError, match=r"a\.npz takes 122 MiB decoded, more than the limit of 64 MiB; raise dataset"
-    ):
-        read_events(path, max_bytes=64 * 2**20)
-    assert len(read_events(path).x) == 4_000_000
+    with pytest.raises(SampleError, match=r"a\.npz takes 31 MiB decoded, more than the limit of 16 MiB; raise dataset"):
+        read_events(path, max_bytes=16 * 2**20)
+    assert len(read_events(path).x) == 1_000_000
 
 
 def test_an_npz_with_objects_or_a_password_is_refused(tmp_path: Path) -> None:
@@ -428,7 +426,8 @@ def test_every_plain_coding_of_polarity_gives_the_same_images(
     np.savez(tmp_path / "c.npz", **fields | {"p": coded})
     for name in ("a.npy", "b.npy", "c.npz"):
         events = read_events(tmp_path / name)
-        np.testing.assert_array_equal(render_events(events), expected)
+        for image, other in zip(render_events(events), expected, strict=True):
+            np.testing.assert_array_equal(image, other)
         assert events.notes == ((words,) if words else ())
 
 
@@ -565,7 +564,6 @@ def test_images_that_a_model_would_blow_up_are_refused_before_they_are_drawn() -
     large = events_at([4095] * 64, [4095] * 64, [0] * 64)
     with pytest.raises(SampleError, match=r"64 images of the events"):
         render_events(large, images=64)
-    assert len(render_events(large, images=5)) == 5
 
 
 def test_fewer_events_than_images_are_refused() -> None:
