@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -36,13 +36,12 @@ _CORES = ("numpy.core.multiarray", "numpy._core.multiarray")
 _ADMITTED = {("numpy", "ndarray"), ("numpy", "dtype"), ("_codecs", "encode")} | {
     (core, name) for core in _CORES for name in ("_reconstruct", "scalar")
 }
-_TUPLES = {"EMPTY_TUPLE": 0, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
-_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False}
+_MARK = object()
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
 _EMPTY: dict[str, Callable[[], Any]] = {"EMPTY_LIST": list, "EMPTY_SET": list, "EMPTY_DICT": dict}
 _NUMBERS = {"INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT"}
-_TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
-_VALUES = _NUMBERS | _TEXTS | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
-_MARK = object()
+_TEXTS = {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+          "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}  # fmt: skip
 
 
 class PlainArray:
@@ -111,6 +110,13 @@ class _Dtype:
         return np.dtype(written)
 
 
+class _Reader(NamedTuple):
+    """Of a file what pickletools needs."""
+
+    read: Callable[[int], bytes]
+    readline: Callable[[], bytes]
+
+
 class _Machine:
     """The stack and the memory of one pickle."""
 
@@ -122,33 +128,29 @@ class _Machine:
         self.depths: dict[int, int] = {}  # of each tuple, by its id: set when it is made
 
     def run(self, file: IO[bytes]) -> Any:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(file)):
+        push = self.stack.append
+        # without `tell`, which genops would call for each opcode
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(_Reader(file.read, file.readline))):
             if count == MAX_OPCODES:
                 raise SampleError(f"{self.path} holds a pickle of more than {MAX_OPCODES} steps; re-export it")
             name = opcode.name
-            if name == "STOP":
-                return self.stack.pop()
-            if name in _VALUES:
-                self._count(argument)
-                self.stack.append(argument)
+            if name in _NUMBERS:
+                push(argument)
+            elif name in _TEXTS:
+                self.bytes += sys.getsizeof(argument)
+                check_decoded_bytes(self.path, self.bytes, self.max_bytes)
+                push(argument)
+            elif name in _STEPS:
+                _STEPS[name](self, argument)
             elif name in _CONSTANTS:
-                self.stack.append(_CONSTANTS[name])
+                push(_CONSTANTS[name])
             elif name in _EMPTY:
-                self.stack.append(_EMPTY[name]())
-            elif name in _TUPLES:
-                self._tuple(self._taken(_TUPLES[name]))
-            elif name == "MARK":
-                self.stack.append(_MARK)
+                push(_EMPTY[name]())
+            elif name == "STOP":
+                return self.stack.pop()
             elif name not in ("PROTO", "FRAME"):
-                step = getattr(self, f"_{name.lower()}", None)  # `name` is one of pickletools' opcodes
-                if step is None:
-                    raise _ForbiddenError(f"build an object ({name})")
-                step(argument)
+                raise _ForbiddenError(f"build an object ({name})")
         raise ValueError("no end")
-
-    def _count(self, value: Any) -> None:
-        self.bytes += sys.getsizeof(value)
-        check_decoded_bytes(self.path, self.bytes, self.max_bytes)
 
     def _taken(self, count: int) -> list[Any]:
         """The last `count` values, taken off the stack."""
@@ -167,43 +169,21 @@ class _Machine:
                 return values
         raise ValueError("no mark")
 
-    def _tuple(self, values: list[Any] | None) -> None:
-        made = tuple(self._marked() if values is None else values)
-        depth = 1 + max((self.depths[id(value)] for value in made if isinstance(value, tuple)), default=0)
+    def _tuple(self, values: list[Any]) -> None:
+        made = tuple(values)
+        depth = 1
+        for value in made:
+            if type(value) is tuple:
+                depth = max(depth, 1 + self.depths[id(value)])
         if depth > MAX_DEPTH:
             raise SampleError(f"{self.path} holds a pickle that is nested too deep, at most {MAX_DEPTH} are read")
         self.depths[id(made)] = depth
         self.stack.append(made)
 
-    def _frozenset(self, _: Any) -> None:
-        self._tuple(None)
-
-    def _list(self, _: Any) -> None:
-        self.stack.append(self._marked())
-
-    def _dict(self, _: Any) -> None:
-        values = self._marked()
-        self.stack.append({})
-        self._set(values)
-
-    def _append(self, _: Any) -> None:
-        self._extend(self._taken(1))
-
-    def _appends(self, _: Any) -> None:
-        self._extend(self._marked())
-
-    _additems = _appends
-
     def _extend(self, values: list[Any]) -> None:
         if not isinstance(self.stack[-1], list):
             raise ValueError("an item outside a list")
         self.stack[-1].extend(values)
-
-    def _setitem(self, _: Any) -> None:
-        self._set(self._taken(2))
-
-    def _setitems(self, _: Any) -> None:
-        self._set(self._marked())
 
     def _set(self, values: list[Any]) -> None:
         target = self.stack[-1]
@@ -212,14 +192,10 @@ class _Machine:
         # to hash a key that is no text can crash, or take hours: and none of the fields has one
         target.update((key, value) for key, value in zip(values[::2], values[1::2], strict=True) if type(key) is str)
 
-    def _pop(self, _: Any) -> None:
-        self._taken(1)
-
-    def _pop_mark(self, _: Any) -> None:
-        self._marked()
-
-    def _dup(self, _: Any) -> None:
-        self.stack.append(self.stack[-1])
+    def _dict(self) -> None:
+        values = self._marked()
+        self.stack.append({})
+        self._set(values)
 
     def _put(self, index: int) -> None:
         if not 0 <= index <= MAX_MEMO:
@@ -227,27 +203,17 @@ class _Machine:
             raise SampleError(f"{self.path} holds a pickle that stores object {number}, at most {MAX_MEMO} are read")
         self.memo[index] = self.stack[-1]
 
-    _binput = _long_binput = _put
-
-    def _memoize(self, _: Any) -> None:
-        self._put(len(self.memo))
-
-    def _get(self, index: int) -> None:
-        self.stack.append(self.memo[index])
-
-    _binget = _long_binget = _get
-
     def _global(self, written: str) -> None:
         module, _, name = written.partition(" ")
         self.stack.append(_Name(module, name))
 
-    def _stack_global(self, _: Any) -> None:
+    def _stack_global(self) -> None:
         module, name = self._taken(2)
         if not isinstance(module, str) or not isinstance(name, str):
             raise ValueError("a name that is no text")
         self.stack.append(_Name(module, name))
 
-    def _reduce(self, _: Any) -> None:
+    def _reduce(self) -> None:
         called, given = self._taken(2)
         if not isinstance(called, _Name) or not isinstance(given, tuple):
             raise ValueError("a call of no function")
@@ -265,7 +231,7 @@ class _Machine:
         else:
             raise ValueError(f"a call of {called.name}")
 
-    def _build(self, _: Any) -> None:
+    def _build(self) -> None:
         (state,) = self._taken(1)
         made = self.stack[-1]
         if not isinstance(state, tuple):
@@ -276,3 +242,34 @@ class _Machine:
             made.order = state[1]
         else:
             raise ValueError("a state of no array")
+
+
+_STEPS: dict[str, Callable[[_Machine, Any], Any]] = {
+    "EMPTY_TUPLE": lambda machine, _: machine._tuple([]),
+    "TUPLE1": lambda machine, _: machine._tuple(machine._taken(1)),
+    "TUPLE2": lambda machine, _: machine._tuple(machine._taken(2)),
+    "TUPLE3": lambda machine, _: machine._tuple(machine._taken(3)),
+    "TUPLE": lambda machine, _: machine._tuple(machine._marked()),
+    "FROZENSET": lambda machine, _: machine._tuple(machine._marked()),
+    "LIST": lambda machine, _: machine.stack.append(machine._marked()),
+    "DICT": lambda machine, _: machine._dict(),
+    "APPEND": lambda machine, _: machine._extend(machine._taken(1)),
+    "APPENDS": lambda machine, _: machine._extend(machine._marked()),
+    "ADDITEMS": lambda machine, _: machine._extend(machine._marked()),
+    "SETITEM": lambda machine, _: machine._set(machine._taken(2)),
+    "SETITEMS": lambda machine, _: machine._set(machine._marked()),
+    "POP": lambda machine, _: machine._taken(1),
+    "POP_MARK": lambda machine, _: machine._marked(),
+    "DUP": lambda machine, _: machine.stack.append(machine.stack[-1]),
+    "PUT": lambda machine, index: machine._put(index),
+    "BINPUT": lambda machine, index: machine._put(index),
+    "LONG_BINPUT": lambda machine, index: machine._put(index),
+    "MEMOIZE": lambda machine, _: machine._put(len(machine.memo)),
+    "GET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "LONG_BINGET": lambda machine, index: machine.stack.append(machine.memo[index]),
+    "GLOBAL": lambda machine, written: machine._global(written),
+    "STACK_GLOBAL": lambda machine, _: machine._stack_global(),
+    "REDUCE": lambda machine, _: machine._reduce(),
+    "BUILD": lambda machine, _: machine._build(),
+}
