@@ -34,7 +34,7 @@ def _faults_of_sample(read: Callable[Concatenate[Sample, P], R]) -> Callable[Con
     """What a sample's own data raises, an OSError for a name too long as well, is that sample's fault."""
 
     @wraps(read)
-    def reading(sample: Sample, *args: P.args, **kwargs: P.kwargs) -> R:
+    def reading(sample: Sample, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return read(sample, *args, **kwargs)
         except UserError:

@@ -17,7 +17,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -111,7 +111,7 @@ class _Dtype:
 
 
 class _Reader(NamedTuple):
-    """Of a file what pickletools needs."""
+    """Of a file what pickletools needs, without `tell`, which it would call for each opcode."""
 
     read: Callable[[int], bytes]
     readline: Callable[[], bytes]
@@ -129,8 +129,8 @@ class _Machine:
 
     def run(self, file: IO[bytes]) -> Any:
         push = self.stack.append
-        # without `tell`, which genops would call for each opcode
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(_Reader(file.read, file.readline))):
+        source = cast("IO[bytes]", _Reader(file.read, file.readline))
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(source)):
             if count == MAX_OPCODES:
                 raise SampleError(f"{self.path} holds a pickle of more than {MAX_OPCODES} steps; re-export it")
             name = opcode.name
