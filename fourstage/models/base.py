@@ -8,7 +8,8 @@ from CLIP preprocessing to left padding and detokenising, is here. The clock is 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from fourstage.engines import eager
+from fourstage.models.reading import is_panic
 from fourstage.stages import Features, Generation, Inputs, Media, Sample, SampleError, Sampling
 
 
@@ -184,7 +186,8 @@ class StagedPipeline(ABC):
 
     def detokenise(self, token_ids: Sequence[int]) -> str:
         """The answer's text, without special tokens and outer white space."""
-        return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
+        with panics_reported():
+            return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
     def count_vision_calls(self, tower: nn.Module) -> None:
         """Count at the tower itself, so that a second encoding anywhere shows (PITFALLS.md 1)."""
@@ -198,7 +201,8 @@ class StagedPipeline(ABC):
         """The prompt's ids; raises SampleError for a question that cannot be asked."""
         if self.placeholder in question:
             raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks the media's place")
-        ids = self.prompt_ids(question, images)
+        with panics_reported():
+            ids = self.prompt_ids(question, images)
         check_rows(self.rows(ids, images), self.facts.context, question)
         return ids
 
@@ -209,6 +213,17 @@ class StagedPipeline(ABC):
                 if token in self.eos_ids:
                     return tuple(row[: i + 1])
         return tuple(row)
+
+
+@contextmanager
+def panics_reported() -> Iterator[None]:
+    """A panic of the tokenizer's library as a SampleError: it is no Exception, and would end the run."""
+    try:
+        yield
+    except BaseException as error:
+        if not is_panic(error):
+            raise
+        raise SampleError(f"the tokenizer's library cannot process this text ({error})") from error
 
 
 def patches(vision: Any) -> int:

@@ -12,28 +12,53 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import pickle
 import re
+import reprlib
 import textwrap
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import safe_open
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPVisionConfig, GenerationConfig, LlamaConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from fourstage.models.checkpoint_config import (
+    FLAG,
+    TEXT,
+    Rule,
+    check,
+    each,
+    either,
+    end_rule,
+    nullable,
+    real,
+    section_of,
+    taken,
+    whole,
+)
+from fourstage.models.reading import check_files, is_panic, panics_unprinted, read_json, reported
 from fourstage.stages import UserError
 
 Model = TypeVar("Model", bound=nn.Module)
+TOKENIZER_PARTS = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+LAYER = re.compile(r"\.layers\.(\d+)\.")
 RANDOM_STD = {"tiny": 0.1, "7b": 0.02}  # wide enough at each width that the next token is not a coin toss
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+FLOATS = {"F64", "F32", "F16", "BF16"}  # as safetensors names them; others would be cut to what a parameter holds
+SPARSE_STEP = 997  # every 997th value of a matrix is asked whether it is finite; all would cost a third of the copying
+TORCH_NAMES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 DERIVED = re.compile(r"(rotary_emb\.inv_freq|embeddings\.position_ids)$")  # older files hold what the config implies
 
 
@@ -107,14 +132,21 @@ def fill_random(model: nn.Module, seed: int, std: float) -> None:
 
 
 def check_fit(
-    make: Callable[[], nn.Module], shapes: Mapping[str, tuple[int, ...]], key_of: Callable[[str], str], folder: Path
+    make: Callable[[], nn.Module],
+    shapes: Mapping[str, tuple[int, ...]],
+    key_of: Callable[[str], str],
+    folder: Path,
+    layer_counts: Mapping[str, int],
 ) -> None:
     """Raise UserError naming keys where a checkpoint does not fill the model that `make` constructs.
 
-    `shapes` are the checkpoint's, `key_of` gives its key for a parameter's name. The model is constructed without
-    memory, so that this is told before anything is loaded.
+    `shapes` are the checkpoint's, `key_of` gives its key for a parameter's name, `layer_counts` are the config's by
+    their keys. The model is constructed without memory, so that this is reported before anything is loaded; the
+    layers are counted first, since a model of 10^9 of them takes time and memory even so.
     """
-    with told(f"{folder}/config.json describes no model that can be built"):
+    for key, layers in layer_counts.items():
+        check_layers(layers, key, shapes, folder)
+    with reported(f"{folder}/config.json describes no model that can be built"):
         model = _construct(make, "meta")
     wanted = {key_of(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
     filled = {id(wanted[key]) for key in shapes if key in wanted}  # of tied parameters one is enough
@@ -127,23 +159,40 @@ def check_fit(
             if key in wanted and wanted[key].shape != shape
         ],
     }
-    _raise_misfit(faults, folder)
-
-
-def _raise_misfit(faults: Mapping[str, list[str]], folder: Path) -> None:
-    """Raise UserError if any list names something."""
     if found := [f"{kind}: {_some(names)}" for kind, names in faults.items() if names]:
         raise UserError(
             f"the checkpoint {folder} does not fit the model that its config.json describes; {'; '.join(found)}"
         )
 
 
-def fill_from(model: nn.Module, tensors: Iterable[tuple[str, Tensor]], key_of: Callable[[str], str]) -> None:
-    """Copy `tensors` into the parameters, converting to their dtype. `check_fit` has said that they fit."""
+def check_layers(layers: int, key: str, shapes: Mapping[str, tuple[int, ...]], folder: Path) -> None:
+    """Raise UserError where the config asks for more layers than the tensors' names number, towers' and texts'."""
+    present = len({match[1] for name in shapes if (match := LAYER.search(name))})
+    if layers > present:
+        raise UserError(f"{folder}/config.json: {key} is {layers}, and the weights hold {present} layers at most")
+
+
+def fill_from(
+    model: nn.Module, tensors: Iterable[tuple[str, Tensor]], key_of: Callable[[str], str], folder: Path
+) -> None:
+    """Copy `tensors` into the parameters, converting to their dtype. `check_fit` has said that they fit.
+
+    Raises UserError for a tensor with NaN or infinity, as far as a sample of its values shows it.
+    """
     parameters = {key_of(name): parameter for name, parameter in model.named_parameters(remove_duplicate=False)}
     for key, tensor in tensors:
         if key in parameters:
-            parameters[key].copy_(tensor)
+            parameter = parameters[key]
+            parameter.copy_(tensor)
+            flat = parameter.flatten()
+            if not flat[:: 1 if parameter.ndim < 2 else SPARSE_STEP].isfinite().all():
+                dtype = str(parameter.dtype).removeprefix("torch.")
+                raise UserError(f"{folder}: the tensor {key} holds NaN or infinity in {dtype}: {_remedy(tensor)}")
+
+
+def _remedy(tensor: Tensor) -> str:
+    """Is it the file or the run's precision that has no such value?"""
+    return "use precision=fp32" if tensor.isfinite().all() else "use another checkpoint"
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -160,7 +209,13 @@ def checkpoint_files(folder: Path) -> list[Path]:
             weight_map = read_json(index).get("weight_map")
             if not isinstance(weight_map, Mapping) or not weight_map:
                 raise UserError(f"{index} has no weight_map: fetch it again")
-            files = [folder / str(name) for name in sorted(set(weight_map.values()))]
+            for key, name in weight_map.items():
+                if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
+                    raise UserError(
+                        f"{index}: weight_map has {reprlib.repr(name)} for {key[:80]!r}, "
+                        "expected the name of a file in this folder"
+                    )
+            files = [folder / name for name in sorted(set(weight_map.values()))]
             if missing := [file.name for file in files if not file.is_file()]:
                 raise UserError(f"{index} lists files that are not there: {_some(missing)}")
             return files
@@ -176,15 +231,34 @@ def checkpoint_files(folder: Path) -> list[Path]:
 
 
 def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor, without reading the values. Raises UserError for a truncated file."""
+    """Name and shape of every tensor, without reading the values.
+
+    Raises UserError for a truncated file, a tensor that is not of floats, and one that two files hold.
+    """
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
-        if file.suffix == ".safetensors":
-            with _whole(file), safe_open(file, framework="pt") as tensors:  # compares the file's size with its header
-                shapes |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
-        else:
-            shapes |= {key: tuple(tensor.shape) for key, tensor in _read_bin(file).items()}
+        for key, dtype, shape in _headers(file):
+            if key in shapes:
+                raise UserError(f"{file}: the tensor {key} is in another file of this checkpoint too: fetch it again")
+            if dtype not in FLOATS and not DERIVED.search(key):
+                raise UserError(
+                    f"{file}: the tensor {key} is {dtype}, expected one of {', '.join(sorted(FLOATS))}: "
+                    "use a checkpoint that is not quantised"
+                )
+            shapes[key] = shape
     return shapes
+
+
+def _headers(file: Path) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Each tensor's name, dtype and shape."""
+    if file.suffix == ".safetensors":
+        with _whole(file), safe_open(file, framework="pt") as tensors:  # compares the file's size with its header
+            slices = {key: tensors.get_slice(key) for key in tensors.keys()}  # noqa: SIM118
+            found = [(key, str(part.get_dtype()), tuple(part.get_shape())) for key, part in slices.items()]
+        yield from found
+    else:
+        for key, tensor in _read_bin(file).items():
+            yield key, TORCH_NAMES.get(tensor.dtype, str(tensor.dtype)), tuple(tensor.shape)
 
 
 def read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
@@ -210,25 +284,21 @@ def _read_bin(file: Path) -> dict[str, Tensor]:
                 f"{file} is no file of tensors, or holds other objects too, which are not loaded: fetch it again"
             ) from error
         raise
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    if not isinstance(tensors, dict) or not all(
+        isinstance(key, str) and isinstance(tensor, Tensor) for key, tensor in tensors.items()
+    ):
         raise UserError(f"{file} holds no table of named tensors: it is no checkpoint")
+    for key, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized:
+            raise UserError(
+                f"{file}: the tensor {key} is sparse, quantised or without values ({tensor.layout}, {tensor.device}), "
+                "expected plain floats"
+            )
     return tensors
 
 
-@contextmanager
-def told(what: str, remedy: str = "") -> Iterator[None]:
-    """Whatever a library raises inside is raised as one line: `what` happened, its reason, and the remedy."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:  # each library has its own; the way out is the same
-        reason = textwrap.shorten(str(error), 200, placeholder=" …")
-        raise UserError(f"{what} ({type(error).__name__}{reason and ': '}{reason}){remedy}") from error
-
-
 def _whole(file: Path) -> Any:
-    return told(f"{file} is truncated or damaged", ": fetch it again")
+    return reported(f"{file} is truncated or damaged", ": fetch it again")
 
 
 def checkpoint_hash(files: list[Path]) -> str:
@@ -246,19 +316,6 @@ def checkpoint_hash(files: list[Path]) -> str:
             stream.seek(max(0, size - (1 << 20)))
             digest.update(stream.read())
     return digest.hexdigest()[:16]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises UserError where the file is not there or is not one."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} is not there") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid JSON: {error}") from error
-    if not isinstance(value, Mapping):
-        raise UserError(f"{path} holds a {type(value).__name__}, expected an object")
-    return dict(value)
 
 
 def parameters_hash(model: nn.Module) -> str:
@@ -312,33 +369,18 @@ def read_checkpoint_config(folder: Path, model_type: str, model: str) -> dict[st
         raise UserError(
             f"weights.path={folder} is not a folder: give the folder that holds config.json and the weights"
         )
+    check_files(folder)
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is not a checkpoint folder: it has no config.json")
     config = read_json(folder / "config.json")
     if config.get("model_type") != model_type:
         raise UserError(
-            f"{folder}/config.json describes model_type {config.get('model_type')!r}; {model} is {model_type!r}"
+            f"{folder}/config.json describes model_type {reprlib.repr(config.get('model_type'))}; "
+            f"{model} is {model_type!r}"
         )
+    if config.get("quantization_config") is not None:
+        raise UserError(f"{folder}/config.json has a quantization_config: use a checkpoint that is not quantised")
     return config
-
-
-LLAMA_KEYS = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "hidden_act", "max_position_embeddings", "rms_norm_eps", "attention_bias", "mlp_bias",
-    "head_dim", "tie_word_embeddings", "pad_token_id", "bos_token_id", "eos_token_id",
-)  # fmt: skip
-
-
-def llama_config(config: Mapping[str, Any], folder: Path) -> LlamaConfig:
-    """The language model's part of a config.json, of transformers 4 (`rope_theta`, `rope_scaling`) or 5."""
-    with told(f"{folder}/config.json describes no LLaMA that can be built"):
-        rope = {"rope_type": "default", "rope_theta": float(config.get("rope_theta") or 10000.0)}
-        scaling = dict(config.get("rope_parameters") or config.get("rope_scaling") or {})
-        if "type" in scaling:
-            scaling["rope_type"] = scaling.pop("type")
-        return LlamaConfig(
-            **{key: config[key] for key in LLAMA_KEYS if config.get(key) is not None}, rope_parameters=rope | scaling
-        )
 
 
 def read_tokenizer(folder: Path, **options: Any) -> Any:
@@ -346,28 +388,110 @@ def read_tokenizer(folder: Path, **options: Any) -> Any:
     files = [folder / name for name in ("tokenizer.json", "tokenizer.model")]
     if not any(file.is_file() and file.stat().st_size for file in files):  # transformers would make an empty one
         raise UserError(f"{folder} has neither tokenizer.json nor tokenizer.model: put the tokenizer's files there")
-    with told(f"the tokenizer files in {folder} cannot be read", ": fetch them again"):
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+    parts = [folder / name for name in TOKENIZER_PARTS if (folder / name).is_file()]
+    contents = {part.name: read_json(part) for part in parts}
+    if "tokenizer_config.json" in contents:
+        _check_tokenizer_config(contents["tokenizer_config.json"], f"{folder}/tokenizer_config.json")
+    if "tokenizer.json" in contents:
+        _check_tokenizer_json(contents["tokenizer.json"], files[0])
+    names = ", ".join(file.name for file in [*files, *parts[1:]] if file.is_file())
+    with reported(f"the tokenizer files in {folder} cannot be read together ({names})", ": fetch them again"):
+        with panics_unprinted():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **options)
+            ids = tokenizer("Is it day?").input_ids
+            text = tokenizer.decode(ids)
+        sound = isinstance(text, str) and len(ids) > 0 and all(isinstance(i, int) for i in ids)
+    if not sound:
+        raise UserError(f"the tokenizer files in {folder} ({names}) make no tokens of a text: fetch them again")
+    return tokenizer
+
+
+def _check_tokenizer_config(config: Mapping[str, Any], where: str) -> None:
+    """Raise UserError where the key that chooses the tokenizer's class, or a token that is asked for, is no text."""
+    with_content = Rule("an object with content", lambda v: isinstance(v, dict) and isinstance(v.get("content"), str))
+    token = nullable(either(TEXT, with_content))
+    rules = {"tokenizer_class": TEXT} | dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), token)
+    taken(config, rules, where)
+
+
+def _check_tokenizer_json(content: dict[str, Any], file: Path) -> None:
+    """Raise UserError naming the part of a tokenizer.json that its library cannot read, or panics about."""
+    if (error := _tokenizer_error(content)) is None:
+        return
+    without: dict[str, Any] = {"added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None,
+                               "decoder": None, "truncation": None, "padding": None}  # fmt: skip
+    guilty = [key for key, empty in without.items() if key in content and not _tokenizer_error(content | {key: empty})]
+    key = guilty[0] if guilty else "model" if isinstance(content.get("model"), dict) else "model, which is no object"
+    reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
+    raise UserError(f"{file} cannot be read, at its key {key} ({reason}): fetch it again") from error
+
+
+def _tokenizer_error(content: dict[str, Any]) -> BaseException | None:
+    """What the library raises for a tokenizer.json with this content."""
+    try:
+        with panics_unprinted():
+            Tokenizer.from_str(json.dumps(content)).encode("Is it day?")
+    except BaseException as error:
+        if isinstance(error, Exception) or is_panic(error):
+            return error
+        raise
+    return None
 
 
 def read_processor(folder: Path, image_size: int) -> CLIPImageProcessorPil:
-    """CLIP's preprocessing as a folder's preprocessor_config.json has it. Raises UserError where that is not so."""
-    if not any((folder / name).is_file() for name in ("preprocessor_config.json", "processor_config.json")):
+    """CLIP's preprocessing as a folder's preprocessor_config.json has it. Raises UserError where that is not so.
+
+    It is tried on one small picture, so that what makes no pixels of it is not found sample by sample.
+    """
+    names = [name for name in ("preprocessor_config.json", "processor_config.json") if (folder / name).is_file()]
+    if not names:
         raise UserError(f"{folder} has no preprocessor_config.json: put the one there that belongs to this tower")
-    with told(f"{folder}: preprocessor_config.json cannot be read", ": fetch it again"):
+    for name in names:
+        content = read_json(folder / name)
+        where = f"{folder}/{name}"
+        if content.get("image_processor") is not None:
+            content = dict(section_of(content, "image_processor", where))
+            where += ": image_processor"
+        _check_processor(content, where, image_size)
+    with reported(f"{folder}: {names[0]} cannot be read", ": fetch it again"):
         processor = CLIPImageProcessorPil.from_pretrained(folder, local_files_only=True)
-    made = [processor.crop_size["height"], processor.crop_size["width"]]
+        made = [processor.crop_size["height"], processor.crop_size["width"]]
     if made != [image_size, image_size]:
         raise UserError(
-            f"{folder}: preprocessor_config.json makes images of {made[0]}×{made[1]}, the tower takes "
+            f"{folder}: {names[0]} makes images of {made[0]}×{made[1]}, the tower takes "
             f"{image_size}×{image_size}; use the file that belongs to it"
+        )
+    picture = np.arange(30 * 40 * 3, dtype=np.uint8).reshape(30, 40, 3)
+    with reported(f"{folder}: {names[0]} makes no pixels of a picture", ": fetch it again"):
+        pixels = processor(images=[picture], return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    if pixels.shape != (1, 3, image_size, image_size) or not (pixels.is_floating_point() and pixels.isfinite().all()):
+        raise UserError(
+            f"{folder}: {names[0]} makes {list(pixels.shape)} {pixels.dtype} of a picture of 40×30, expected finite "
+            f"floats [1, 3, {image_size}, {image_size}]; use the file that belongs to this tower"
         )
     return processor
 
 
+def _check_processor(content: Mapping[str, Any], where: str, image_size: int) -> None:
+    """Raise UserError for a key of CLIP's preprocessing with a value that it cannot have."""
+    side = whole(1, 8 * image_size)  # resizing to more takes memory without bound
+    sides = Rule(f"an object of sizes, each {side.expected}", lambda v: isinstance(v, dict) and v != {} and
+                 all(side.holds(size) for size in v.values() if size is not None))  # fmt: skip
+    flags = ("do_resize", "do_center_crop", "do_rescale", "do_normalize", "do_convert_rgb")
+    rules = {key: nullable(FLAG) for key in flags} | {
+        "size": either(side, sides),
+        "crop_size": either(side, sides),
+        "resample": nullable(whole(0, 5)),
+        "rescale_factor": real(1),
+        "image_mean": each(Rule("a number", lambda v: type(v) in (int, float) and math.isfinite(v)), 3),
+        "image_std": each(real(1e6), 3),
+    }
+    taken(content, rules, where)
+
+
 def check_vocabulary(tokenizer: Any, rows: int, folder: Path, padded: bool) -> None:
     """Raise UserError where tokenizer and embedding disagree; a `padded` one may have rows without a token."""
-    tokens = 1 + max(tokenizer.get_vocab().values())
+    tokens = 1 + max(tokenizer.get_vocab().values(), default=-1)
     if tokens > rows or (tokens < rows and not padded):
         raise UserError(
             f"{folder}: the tokenizer has {tokens} tokens and the embedding {rows} rows (vocab_size in config.json); "
@@ -375,36 +499,29 @@ def check_vocabulary(tokenizer: Any, rows: int, folder: Path, padded: bool) -> N
         )
 
 
-def end_ids(folder: Path, config: Mapping[str, Any]) -> tuple[int, ...]:
+def end_ids(folder: Path, text: LlamaConfig) -> tuple[int, ...]:
     """The ids that end an answer: generation_config.json's, else config.json's, else LLaMA's 2."""
     generation = folder / "generation_config.json"
     found = read_json(generation).get("eos_token_id") if generation.is_file() else None
+    check(found, "eos_token_id", end_rule(text.vocab_size - 1), str(generation))
     if found is None:
-        found = config.get("eos_token_id")
-    return tuple(found) if isinstance(found, list) else (2 if found is None else int(found),)
+        found = text.eos_token_id
+    return tuple(found) if isinstance(found, list) else (2 if found is None else found,)
 
 
-def pad_id(config: Mapping[str, Any]) -> int:
+def pad_id(text: LlamaConfig) -> int:
     """The id that fills a batch: config.json's, else 0 (also where it is -1, as in the first LLaMA's)."""
-    return max(0, int(config.get("pad_token_id") or 0))
-
-
-def check_loading(report: Mapping[str, Any], folder: Path) -> None:
-    """Raise UserError naming the keys where transformers could not fill the model exactly."""
-    faults = {
-        "missing": sorted(report["missing_keys"]),
-        "unexpected": sorted(key for key in report["unexpected_keys"] if not DERIVED.search(key)),
-        "of the wrong shape": [
-            f"{key} is {list(found)}, the config asks for {list(asked)}"
-            for key, found, asked in sorted(report["mismatched_keys"])
-        ],
-    }
-    _raise_misfit(faults, folder)
+    return max(0, text.pad_token_id or 0)
 
 
 def check_hub_id(source: str) -> None:
     """Raise UserError for what is neither a folder nor `owner/name`."""
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", source) or source.startswith("."):
+    try:
+        validate_repo_id(source)
+        valid = "/" in source
+    except HFValidationError:
+        valid = False
+    if not valid:
         raise UserError(f"weights.path={source} is no folder here, and no hub id (owner/name) either")
 
 
@@ -412,7 +529,9 @@ def from_hub(hub_id: str, files: tuple[str, ...] | None, instead: str) -> str:
     """The local folder of a hub snapshot (`files`: only these). Raises UserError where the hub cannot be asked."""
     from huggingface_hub import snapshot_download
 
-    with told(f"{hub_id} is not in the local cache and the hub could not be asked", f"; give a local copy: {instead}"):
+    with reported(
+        f"{hub_id} is not in the local cache and the hub could not be asked", f"; give a local copy: {instead}"
+    ):
         return str(snapshot_download(hub_id, allow_patterns=list(files) if files else None))
 
 

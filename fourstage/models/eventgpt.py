@@ -17,6 +17,8 @@ checkpoint takes (the query former, learned temporal embeddings).
 from __future__ import annotations
 
 import re
+import reprlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,9 @@ from fourstage.config.schema import EventGPTSettings, PretrainedWeights, Weights
 from fourstage.data.media import event_files, read_event_file, read_event_images
 from fourstage.models import checkpoints as w
 from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches
+from fourstage.models.checkpoint_config import FLAG, TEXT, nullable, read_clip, read_llama, section_of, taken
 from fourstage.models.demo_tokenizer import demo_tokenizer
+from fourstage.models.reading import check_files, local_folder, read_json, reported
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = (
@@ -207,7 +211,7 @@ def checkpoint_folder(weights: PretrainedWeights) -> Path:
             "weights=pretrained model=eventgpt needs weights.path=<folder>: EventGPT's checkpoint is on no hub; "
             "download it from the link in XduSyL/EventGPT's README"
         )
-    folder = Path(weights.path).expanduser()
+    folder = local_folder(weights.path, "weights.path")
     if not folder.is_dir():
         raise UserError(f"weights.path={folder} is not a folder: give the folder that holds config.json and weights")
     return folder
@@ -228,25 +232,39 @@ def _load_published(
         raise UserError(f"{folder}/config.json has use_event_qformer: the published code has no such module")
     files = w.checkpoint_files(folder)
     shapes = w.read_shapes(files)
-    tower = _tower_folder(weights.vision_tower, config.get("mm_visual_tower"), folder)
+    where = f"{folder}/config.json"
+    rules = {"mm_visual_tower": nullable(TEXT), "mm_use_im_patch_token": FLAG, "mm_use_im_start_end": FLAG}
+    own = taken(config, rules, where)
+    text = read_llama(config, where)
+    tower = _tower_folder(weights.vision_tower, own.get("mm_visual_tower"), folder)
     vision = _tower_config(tower)
-    text = w.llama_config(config, folder)
-    tokenizer = _published_tokenizer(folder, config, text)
+    w.check_fit(
+        lambda: EventGPT(vision, text),
+        shapes,
+        _published_key,
+        folder,
+        {
+            "num_hidden_layers": text.num_hidden_layers,
+            f"num_hidden_layers (of the tower in {tower})": vision.num_hidden_layers,
+        },
+    )
+    tokenizer = _published_tokenizer(folder, own, text)
     image_processor = w.read_processor(tower, vision.image_size)
-    eos_ids = w.end_ids(folder, config)
-    w.check_fit(lambda: EventGPT(vision, text), shapes, _published_key, folder)
+    eos_ids = w.end_ids(folder, text)
     context = min(text.max_position_embeddings, MAX_ROWS)
     if prompt is not None:
-        check_rows(prompt_rows(len(prompt_ids(tokenizer, prompt)), vision, settings.event_images), context, prompt)
+        with reported("the prompt cannot be tokenised"):
+            ids = prompt_ids(tokenizer, prompt)
+        check_rows(prompt_rows(len(ids), vision, settings.event_images), context, prompt)
     model = _build(vision, text, device, precision, attention)
-    w.fill_from(model, w.read_tensors(files), _published_key)
+    w.fill_from(model, w.read_tensors(files), _published_key, folder)
     return EventGPTPipeline(
         settings,
         model=model,
         tokenizer=tokenizer,
         image_processor=image_processor,
         eos_ids=eos_ids,
-        pad_id=w.pad_id(config),
+        pad_id=w.pad_id(text),
         facts=ModelFacts.read_off(model, attention, str(folder), w.checkpoint_hash(files), context),
     )
 
@@ -273,11 +291,14 @@ def _published_tokenizer(folder: Path, config: dict[str, Any], text: LlamaConfig
 
 def _tower_config(tower: Path) -> CLIPVisionConfig:
     """The tower's config, from a CLIP of images or of images and texts."""
-    kind = w.read_json(tower / "config.json").get("model_type")
+    where = f"{tower}/config.json"
+    config: Mapping[str, Any] = read_json(tower / "config.json")
+    kind = config.get("model_type")
     if kind not in ("clip", "clip_vision_model"):
-        raise UserError(f"{tower}/config.json describes model_type {kind!r}; EventGPT's vision tower is a CLIP")
-    with w.told(f"{tower}/config.json describes no CLIP that can be built"):
-        return CLIPVisionConfig.from_pretrained(tower, local_files_only=True)
+        raise UserError(f"{where} describes model_type {reprlib.repr(kind)}; EventGPT's vision tower is a CLIP")
+    if kind == "clip":
+        config, where = section_of(config, "vision_config", where), f"{where}: vision_config"
+    return read_clip(config, where)
 
 
 def _tower_folder(chosen: str | None, named: str | None, folder: Path) -> Path:
@@ -286,13 +307,15 @@ def _tower_folder(chosen: str | None, named: str | None, folder: Path) -> Path:
     tower = chosen or named
     if not tower:
         raise UserError(f"{folder}/config.json has no mm_visual_tower; {instead}")
-    for place in (folder / tower, Path(tower).expanduser()):
+    source = "weights.vision_tower" if chosen else f"{folder}/config.json: mm_visual_tower"
+    for place in (local_folder(str(folder / tower), source), local_folder(tower, source)):
         if (place / "config.json").is_file():
+            check_files(place)
             return place
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", tower):
         source = "weights.vision_tower" if chosen else f"{folder}/config.json"
         raise UserError(
-            f"{source} names the vision tower {tower!r}, and there is no such folder with a config.json; "
+            f"{source} names the vision tower {reprlib.repr(tower)}, and there is no such folder with a config.json; "
             f"{instead} (openai/clip-vit-large-patch14-336 for EventGPT-7b)"
         )
     return Path(w.from_hub(tower, ("config.json", "preprocessor_config.json"), "weights.vision_tower=<folder>"))

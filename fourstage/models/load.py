@@ -5,7 +5,6 @@ pipeline = load_pipeline(config)
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from transformers.utils import logging
 from fourstage.config.schema import Config, EventGPTSettings, PretrainedWeights
 from fourstage.models.base import StagedPipeline
 from fourstage.models.checkpoints import check_hub_id, check_precision, choose_device
+from fourstage.models.reading import local_folder
 from fourstage.stages import UserError
 
 
@@ -29,7 +29,11 @@ def preflight(config: Config) -> None:
     else:
         from fourstage.models.videollava import PLACEHOLDER
 
-        if isinstance(weights, PretrainedWeights) and weights.path and not Path(weights.path).expanduser().is_dir():
+        if (
+            isinstance(weights, PretrainedWeights)
+            and weights.path
+            and not local_folder(weights.path, "weights.path").is_dir()
+        ):
             check_hub_id(weights.path)
     if config.prompt is not None and PLACEHOLDER in config.prompt:
         raise UserError(f"the prompt holds {PLACEHOLDER}, which marks the media's place: leave it out")

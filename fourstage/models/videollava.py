@@ -8,6 +8,8 @@ stage 3, and stage 4 generates from embeddings in which the features already sta
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,28 @@ from fourstage.config.schema import PretrainedWeights, VideoLlavaSettings, Weigh
 from fourstage.data.media import read_video_file, read_video_frames, video_files
 from fourstage.models import checkpoints as w
 from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches
+from fourstage.models.checkpoint_config import (
+    ACTIVATION,
+    FLAG,
+    each,
+    either,
+    one_of,
+    read_clip,
+    read_llama,
+    section_of,
+    taken,
+    whole,
+)
 from fourstage.models.demo_tokenizer import demo_tokenizer
+from fourstage.models.reading import local_folder, reported
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = "USER: <video>\n{question} ASSISTANT:"
 PLACEHOLDER = "<video>"
+PUBLISHED_TOWER = {  # what transformers takes where vision_config leaves a key out
+    "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
+    "image_size": 224, "patch_size": 14,
+}  # fmt: skip
 HUB_ID = "LanguageBind/Video-LLaVA-7B-hf"
 
 
@@ -161,41 +180,49 @@ def _load_published(
 ) -> VideoLlavaPipeline:
     """A local folder, or a hub id, in transformers' layout; sizes and token ids come from its config."""
     source = weights.path or HUB_ID
-    folder = Path(source).expanduser()
+    folder = local_folder(source, "weights.path")
     if not folder.is_dir():
         w.check_hub_id(source)
         folder = Path(w.from_hub(source, None, "weights.path=<folder>"))
-    config_json = w.read_checkpoint_config(folder, model_type="video_llava", model="Video-LLaVA")
+    config = _read_config(w.read_checkpoint_config(folder, model_type="video_llava", model="Video-LLaVA"), folder)
+    text, vision = config.text_config, config.vision_config
     files = w.checkpoint_files(folder)
-    w.read_shapes(files)  # finds truncated files
-    with w.told(f"{folder}/config.json describes no Video-LLaVA that can be built"):
-        config = VideoLlavaConfig.from_pretrained(folder, local_files_only=True)
-    text = config.text_config
-    tokenizer = w.read_tokenizer(folder)
+    shapes = w.read_shapes(files)
+    keys = {_name(key): key for key in shapes}
+    w.check_fit(
+        lambda: VideoLlavaForConditionalGeneration(config),
+        shapes,
+        lambda name: keys.get(name, name),
+        folder,
+        {
+            "text_config: num_hidden_layers": text.num_hidden_layers,
+            "vision_config: num_hidden_layers": vision.num_hidden_layers,
+        },
+    )
+    tokenizer = w.read_tokenizer(folder, config=text)
     w.check_vocabulary(tokenizer, text.vocab_size, folder, padded=True)
     if (found := tokenizer.get_vocab().get(PLACEHOLDER)) != config.video_token_index:
         raise UserError(
             f"{folder}: the tokenizer has {PLACEHOLDER} as {found}, "
             f"config.json says video_token_index {config.video_token_index}"
         )
-    image_processor = w.read_processor(folder, config.vision_config.image_size)
-    eos_ids = w.end_ids(folder, config_json.get("text_config") or {})
-    if prompt is not None:
-        visual_tokens = settings.frames * (patches(config.vision_config) + 1)
-        check_rows(len(prompt_ids(tokenizer, prompt, visual_tokens)), text.max_position_embeddings, prompt)
-    with w.told(f"the checkpoint {folder} cannot be loaded"):
-        model, report = VideoLlavaForConditionalGeneration.from_pretrained(
-            folder,
-            config=config,
-            dtype=w.DTYPES[precision],
-            attn_implementation=attention,
-            output_loading_info=True,
-            ignore_mismatched_sizes=True,  # they are told by check_loading, by name
-            weights_only=True,
-            local_files_only=True,
+    with reported(f"the tokenizer files in {folder} cannot be used"):
+        placed = prompt_ids(tokenizer, "", visual_tokens=2).count(config.video_token_index)
+    if placed != 2:
+        raise UserError(
+            f"{folder}: the tokenizer makes {placed} ids of two {PLACEHOLDER} in a prompt, expected 2: "
+            f"{PLACEHOLDER} must be a special token in its files"
         )
-    w.check_loading(report, folder)
-    model = model.to(device).eval().requires_grad_(False)
+    image_processor = w.read_processor(folder, vision.image_size)
+    eos_ids = w.end_ids(folder, text)
+    if prompt is not None:
+        visual_tokens = settings.frames * (patches(vision) + 1)
+        with reported("the prompt cannot be tokenised"):
+            ids = prompt_ids(tokenizer, prompt, visual_tokens)
+        check_rows(len(ids), text.max_position_embeddings, prompt)
+    config._attn_implementation = attention
+    model = w.build(lambda: VideoLlavaForConditionalGeneration(config), device, w.DTYPES[precision])
+    w.fill_from(model, w.read_tensors(files), lambda name: keys.get(name, name), folder)
     w.clear_generation_defaults(model)
     return VideoLlavaPipeline(
         settings,
@@ -203,6 +230,43 @@ def _load_published(
         tokenizer=tokenizer,
         image_processor=image_processor,
         eos_ids=eos_ids,
-        pad_id=w.pad_id(text.to_dict()),
+        pad_id=w.pad_id(text),
         facts=ModelFacts.read_off(model, attention, source, w.checkpoint_hash(files), text.max_position_embeddings),
     )
+
+
+def _read_config(content: Mapping[str, Any], folder: Path) -> VideoLlavaConfig:
+    """The folder's config.json as transformers has it. Raises UserError with file and key for what cannot be."""
+    where = f"{folder}/config.json"
+    sections = {}
+    for key, model_type in (("text_config", "llama"), ("vision_config", "clip_vision_model")):
+        sections[key] = section_of(content, key, where)
+        taken(sections[key], {"model_type": one_of(model_type)}, f"{where}: {key}")
+    text = read_llama(sections["text_config"], f"{where}: text_config")
+    vision = read_clip(PUBLISHED_TOWER | sections["vision_config"], f"{where}: vision_config")
+    depth = vision.num_hidden_layers
+    layer = whole(-depth - 1, depth)
+    token = whole(0, text.vocab_size - 1)
+    own = taken(
+        content,
+        {
+            "image_token_index": token,
+            "video_token_index": token,
+            "projector_hidden_act": ACTIVATION,
+            "vision_feature_select_strategy": one_of("default", "full"),
+            "vision_feature_layer": either(layer, each(layer)),
+            "multimodal_projector_bias": FLAG,
+            "tie_word_embeddings": FLAG,
+        },
+        where,
+    )
+    with reported(f"{where} describes no Video-LLaVA that can be built"):
+        return VideoLlavaConfig(text_config=text, vision_config=vision, **own)
+
+
+def _name(key: str) -> str:
+    """A checkpoint's key → the parameter's name here; transformers has moved the parts three times."""
+    key = re.sub(r"^(model\.)?(language_model\.)?lm_head\.", "lm_head.", key)
+    key = re.sub(r"^(model\.)?language_model\.(model\.)?", "model.language_model.", key)
+    key = re.sub(r"^(model\.)?(image_tower|video_tower)\.(vision_model\.)?", r"model.\2.", key)
+    return re.sub(r"^(model\.)?multi_modal_projector\.", "model.multi_modal_projector.", key)

@@ -320,6 +320,7 @@ def _torch_flags() -> dict[str, Any]:
         "cudnn_conv_fp32_precision": cudnn.conv.fp32_precision,
         "cuda_fp16_reduced_precision": matmul.allow_fp16_reduced_precision_reduction,
         "cuda_bf16_reduced_precision": matmul.allow_bf16_reduced_precision_reduction,
+        "cudnn_attention": torch.backends.cuda.cudnn_sdp_enabled(),
         "deterministic_algorithms": torch.are_deterministic_algorithms_enabled(),
         "deterministic_warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "cudnn_deterministic": cudnn.deterministic,

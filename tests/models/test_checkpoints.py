@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 import shutil
 import weakref
 from collections.abc import Callable
@@ -452,8 +453,8 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "other model": (in_config(model_type="llava"), "describes model_type 'llava'; EventGPT is 'EventChat_llama'"),
     "query former": (in_config(use_event_qformer=False), "has use_event_qformer"),
     "heads": (in_config(num_attention_heads=7), "no LLaMA that can be built"),
-    "a text": (in_config(hidden_size="big"), "no LLaMA that can be built"),
-    "activation": (in_config(hidden_act="none"), "no model that can be built (KeyError: 'none')"),
+    "a text": (in_config(hidden_size="big"), "config.json: hidden_size is 'big', expected a whole number from 1 to"),
+    "activation": (in_config(hidden_act="none"), "config.json: hidden_act is 'none', expected the name of an activation"),
     "rope": (in_config(rope_scaling={"type": "linear"}), "no LLaMA that can be built"),
     "no weights": (remove("model.safetensors"), "is not a checkpoint folder: no model.safetensors, pytorch_model.bin"),
     "missing": (in_state(lambda s: s.pop("model.norm.weight")), "missing: model.norm.weight"),
@@ -491,13 +492,14 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
                f"the tokenizer has {WORDS + 3} tokens and the embedding {WORDS} rows"),
     "flags": (in_config(mm_use_im_start_end=True),
               f"the tokenizer has {WORDS + 2} tokens and the embedding {WORDS} rows"),
-    "rows": (in_config(vocab_size=WORDS + 5), f"the tokenizer has {WORDS} tokens and the embedding {WORDS + 5} rows"),
+    "rows": (in_config(vocab_size=WORDS + 5),
+             f"model.embed_tokens.weight is [{WORDS}, 96], the config asks for [{WORDS + 5}, 96]"),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"),
                      "has neither tokenizer.json nor tokenizer.model"),
     "no vocabulary": (remove("tokenizer.json"), "has neither tokenizer.json nor tokenizer.model"),
-    "tokenizer cut": (lambda f: cut(f / "tokenizer.json", 3000), "the tokenizer files in"),
-    "tokenizer {}": (write("tokenizer.json", "{}"), "the tokenizer files in"),
-    "tokenizer config": (write("tokenizer_config.json", "{"), "the tokenizer files in"),
+    "tokenizer cut": (lambda f: cut(f / "tokenizer.json", 3000), "tokenizer.json is not valid JSON"),
+    "tokenizer {}": (write("tokenizer.json", "{}"), "tokenizer.json cannot be read, at its key model"),
+    "tokenizer config": (write("tokenizer_config.json", "{"), "tokenizer_config.json is not valid JSON"),
     "sentencepiece": (lambda f: (remove("tokenizer.json")(f), write("tokenizer.model", "\x12\x7f")(f)),
                       "the tokenizer files in"),
     "no tower": (in_config(mm_visual_tower=None),
@@ -509,7 +511,7 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
                     "clip-tower/config.json describes no CLIP"),
     "no preprocessor": (remove("clip-tower/preprocessor_config.json"),
                         "clip-tower has no preprocessor_config.json: put the one there"),
-    "preprocessor cut": (write("clip-tower/preprocessor_config.json", "{"), "preprocessor_config.json cannot be read"),
+    "preprocessor cut": (write("clip-tower/preprocessor_config.json", "{"), "preprocessor_config.json is not valid JSON"),
     "preprocessor": (lambda f: w.clip_processor(112).save_pretrained(f / "clip-tower"),
                      "makes images of 112×112, the tower takes 56×56"),
     "generation": (write("generation_config.json", "{"), "generation_config.json is not valid JSON"),
@@ -589,13 +591,14 @@ BROKEN_HF: dict[str, tuple[Spoil, str]] = {
     "no config": (remove("config.json"), "is not a checkpoint folder: it has no config.json"),
     "config cut": (lambda f: cut(f / "config.json", 40), "config.json is not valid JSON"),
     "other model": (in_config(model_type="EventChat_llama"), "'EventChat_llama'; Video-LLaVA is 'video_llava'"),
-    "a text": (in_config(text_config={"model_type": "llama", "hidden_size": "x"}), "describes no Video-LLaVA"),
+    "a text": (in_config(text_config={"model_type": "llama", "hidden_size": "x"}),
+               "config.json: text_config: hidden_size is 'x', expected a whole number"),
     "no weights": (remove("model.safetensors"), "is not a checkpoint folder: no model.safetensors"),
     "data cut": (lambda f: cut(f / "model.safetensors", 200_000), "model.safetensors is truncated or damaged"),
     "header cut": (lambda f: cut(f / "model.safetensors", 100), "model.safetensors is truncated or damaged"),
     "bin poison": (as_bin(lambda p: torch.save({"x": Poison(p.with_name("unpickled"))}, p)), "which are not loaded"),
     "no tokenizer": (remove("tokenizer.json"), "has neither tokenizer.json nor tokenizer.model"),
-    "tokenizer cut": (lambda f: cut(f / "tokenizer.json", 3000), "the tokenizer files in"),
+    "tokenizer cut": (lambda f: cut(f / "tokenizer.json", 3000), "tokenizer.json is not valid JSON"),
     "tokens": (lambda f: demo_tokenizer(tuple(f"<{i}>" for i in range(20))).save_pretrained(f),
                f"the tokenizer has {WORDS + 20} tokens and the embedding {WORDS + 10} rows"),
     "video token": (in_config(video_token_index=7), "config.json says video_token_index 7"),
@@ -610,9 +613,7 @@ def test_a_broken_video_llava_checkpoint_is_named_before_it_is_loaded(
 ) -> None:
     spoil, expected = BROKEN_HF[fault]
     spoil(hf_folder)
-    monkeypatch.setattr(
-        VideoLlavaForConditionalGeneration, "from_pretrained", lambda *_, **__: pytest.fail("a model was loaded")
-    )
+    monkeypatch.setattr(w, "build", lambda *_: pytest.fail("a model was built"))
     message = refusal(lambda: load_hf(hf_folder))
     assert expected in message
     assert str(hf_folder) in message
@@ -636,7 +637,27 @@ def test_video_llavas_keys_that_do_not_fit_are_named(hf_folder: Path, kind: str)
     assert "up_proj.weight" in message
 
 
-def test_shards_without_an_index_are_refused_for_video_llava_in_one_line(hf_folder: Path) -> None:
-    write_state(hf_folder, load_file(hf_folder / "model.safetensors"), "bin unindexed")
+@pytest.mark.parametrize("layout", [*LAYOUTS[1:3], *LAYOUTS[4:]])
+def test_video_llavas_shards_are_read_with_and_without_an_index(hf_folder: Path, layout: str) -> None:
+    expected = load_hf(hf_folder).model.state_dict()
+    write_state(hf_folder, load_file(hf_folder / "model.safetensors"), layout)
     (hf_folder / "model.safetensors").unlink()
-    assert "cannot be loaded" in refusal(lambda: load_hf(hf_folder))
+    found = load_hf(hf_folder).model.state_dict()
+    assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
+
+
+@pytest.mark.parametrize("layout", ["published", "transformers 5"])
+def test_video_llavas_keys_are_known_under_their_older_and_newer_names(hf_folder: Path, layout: str) -> None:
+    """`language_model.model.…`, `video_tower.vision_model.…` as on the hub; `model.language_model.…` as in memory."""
+    expected = load_hf(hf_folder).model.state_dict()
+
+    def rename(key: str) -> str:
+        if layout == "published":
+            return re.sub(r"^(image|video)_tower\.", r"\1_tower.vision_model.", key)
+        key = re.sub(r"^language_model\.model\.", "language_model.", key)
+        return "lm_head.weight" if key == "language_model.lm_head.weight" else f"model.{key}"
+
+    saved = load_file(hf_folder / "model.safetensors")
+    save_file({rename(key): tensor for key, tensor in saved.items()}, hf_folder / "model.safetensors")
+    found = load_hf(hf_folder).model.state_dict()
+    assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
