@@ -16,7 +16,6 @@ import math
 import pickle
 import re
 import reprlib
-import textwrap
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -43,12 +42,13 @@ from fourstage.models.checkpoint_config import (
     either,
     end_rule,
     nullable,
+    one_of,
     real,
     section_of,
     taken,
     whole,
 )
-from fourstage.models.reading import check_files, is_panic, panics_unprinted, read_json, reported
+from fourstage.models.reading import check_files, is_panic, panics_unprinted, read_json, reason, reported
 from fourstage.stages import UserError
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -210,7 +210,7 @@ def checkpoint_files(folder: Path) -> list[Path]:
             if not isinstance(weight_map, Mapping) or not weight_map:
                 raise UserError(f"{index} has no weight_map: fetch it again")
             for key, name in weight_map.items():
-                if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*", name):
+                if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,199}", name):
                     raise UserError(
                         f"{index}: weight_map has {reprlib.repr(name)} for {key[:80]!r}, "
                         "expected the name of a file in this folder"
@@ -407,10 +407,13 @@ def read_tokenizer(folder: Path, **options: Any) -> Any:
 
 
 def _check_tokenizer_config(config: Mapping[str, Any], where: str) -> None:
-    """Raise UserError where the key that chooses the tokenizer's class, or a token that is asked for, is no text."""
+    """Raise UserError where the class is of another family, which would make other ids, or a token is no text."""
     with_content = Rule("an object with content", lambda v: isinstance(v, dict) and isinstance(v.get("content"), str))
     token = nullable(either(TEXT, with_content))
-    rules = {"tokenizer_class": TEXT} | dict.fromkeys(("bos_token", "eos_token", "unk_token", "pad_token"), token)
+    kinds = one_of("LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend")
+    rules = {"tokenizer_class": nullable(kinds)} | dict.fromkeys(
+        ("bos_token", "eos_token", "unk_token", "pad_token"), token
+    )
     taken(config, rules, where)
 
 
@@ -418,19 +421,21 @@ def _check_tokenizer_json(content: dict[str, Any], file: Path) -> None:
     """Raise UserError naming the part of a tokenizer.json that its library cannot read, or panics about."""
     if (error := _tokenizer_error(content)) is None:
         return
-    without: dict[str, Any] = {"added_tokens": [], "normalizer": None, "pre_tokenizer": None, "post_processor": None,
-                               "decoder": None, "truncation": None, "padding": None}  # fmt: skip
+    without: dict[str, Any] = {"version": "1.0", "added_tokens": []}
+    without |= dict.fromkeys(("normalizer", "pre_tokenizer", "post_processor", "decoder", "truncation", "padding"))
     guilty = [key for key, empty in without.items() if key in content and not _tokenizer_error(content | {key: empty})]
     key = guilty[0] if guilty else "model" if isinstance(content.get("model"), dict) else "model, which is no object"
-    reason = textwrap.shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
-    raise UserError(f"{file} cannot be read, at its key {key} ({reason}): fetch it again") from error
+    raise UserError(f"{file} cannot be read, at its key {key} ({reason(error)}): fetch it again") from error
 
 
 def _tokenizer_error(content: dict[str, Any]) -> BaseException | None:
     """What the library raises for a tokenizer.json with this content."""
     try:
         with panics_unprinted():
-            Tokenizer.from_str(json.dumps(content)).encode("Is it day?")
+            tokenizer = Tokenizer.from_str(json.dumps(content))
+            tokenizer.no_padding()  # to a length that the file gives: 10^10 ends the process
+            tokenizer.no_truncation()
+            tokenizer.encode("Is it day?")
     except BaseException as error:
         if isinstance(error, Exception) or is_panic(error):
             return error
@@ -535,7 +540,7 @@ def from_hub(hub_id: str, files: tuple[str, ...] | None, instead: str) -> str:
         return str(snapshot_download(hub_id, allow_patterns=list(files) if files else None))
 
 
-def _some(names: list[str], most: int = 6) -> str:
+def _some(names: list[str], most: int = 4) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import reprlib
 import stat
 import sys
 import tempfile
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from fourstage.stages import UserError
+from fourstage.text import one_line
 
 LARGEST_TEXT = 256 << 20  # bytes; a tokenizer.json of 250,000 tokens has 20 MB
 TEXT_SUFFIXES = (".json", ".model", ".txt", ".jinja")
@@ -37,8 +39,13 @@ def reported(what: str, remedy: str = "") -> Iterator[None]:
     except BaseException as error:  # each library has its own, and a panic of Rust is no Exception
         if not isinstance(error, Exception) and not is_panic(error):
             raise
-        reason = textwrap.shorten(str(error), 200, placeholder=" …")
-        raise UserError(f"{what} ({type(error).__name__}{reason and ': '}{reason}){remedy}") from error
+        raise UserError(f"{what} ({reason(error)}){remedy}") from error
+
+
+def reason(error: BaseException) -> str:
+    """What a library raised, in one short line of characters that print."""
+    text = textwrap.shorten(one_line(str(error)), 200, placeholder=" …")
+    return f"{type(error).__name__}{text and ': '}{text}"
 
 
 def is_panic(error: BaseException) -> bool:
@@ -76,13 +83,17 @@ def check_files(folder: Path) -> None:
     with reported(f"{folder} cannot be read"):
         entries = sorted(folder.iterdir())
     for entry in entries:
+        text = entry.suffix in TEXT_SUFFIXES
         try:
             found = entry.stat()
-        except OSError:  # a link into nowhere is no file: whoever needs it says so
+        except OSError as error:
+            if text:  # what libraries do without where it is absent
+                raise UserError(f"{entry} is a link that leads nowhere: {error.strerror or error}") from error
             continue
-        if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
-            raise UserError(f"{entry} is a FIFO, a socket or a device, expected a file: take it out of the folder")
-        if entry.suffix in TEXT_SUFFIXES and found.st_size > LARGEST_TEXT:
+        if not (stat.S_ISREG(found.st_mode) or (stat.S_ISDIR(found.st_mode) and not text)):
+            kind = "folder" if stat.S_ISDIR(found.st_mode) else "FIFO, a socket or a device"
+            raise UserError(f"{entry} is a {kind}, expected a file: take it out of {folder}")
+        if text and found.st_size > LARGEST_TEXT:
             raise UserError(f"{entry} has {found.st_size} bytes, expected at most {LARGEST_TEXT}: fetch it again")
 
 
@@ -92,9 +103,8 @@ def local_folder(text: str, setting: str) -> Path:
         path = Path(text).expanduser()
         path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
-        raise UserError(
-            f"{setting}={textwrap.shorten(repr(text), 80, placeholder=' …')} cannot be a path: {error}"
-        ) from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{setting} is {reprlib.repr(text)}, which cannot be a path: {why}") from error
     return path
 
 

@@ -245,7 +245,7 @@ def _read_config(content: Mapping[str, Any], folder: Path) -> VideoLlavaConfig:
     text = read_llama(sections["text_config"], f"{where}: text_config")
     vision = read_clip(PUBLISHED_TOWER | sections["vision_config"], f"{where}: vision_config")
     depth = vision.num_hidden_layers
-    layer = whole(-depth - 1, depth)
+    layer = whole(-depth, -1)  # transformers counts them from the end; it takes 0 for none
     token = whole(0, text.vocab_size - 1)
     own = taken(
         content,

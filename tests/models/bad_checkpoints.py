@@ -195,11 +195,15 @@ def files() -> Iterator[tuple[str, Change]]:
     for name in ("model.safetensors", "pytorch_model.bin", "added_tokens.json", "chat_template.jinja", "x.fifo"):
         yield f"{name} FIFO", special(name, os.mkfifo)
     yield "config.json of 10 GB", special("config.json", lambda path: os.truncate(_touched(path), 10**10))
-    for kind, file in {"parent": "../x", "absolute": "/etc/passwd", "number": 3, "null": None, "empty": "", "dot": ".",
-                       "NUL": "a\0b", "long": "n" * 5000, "list": ["x"], "absent": "y.safetensors"}.items():  # fmt: skip
+    for kind, file in OTHER_FILES.items():
         yield f"index names {kind}", index({"weight_map": {"a": file}})
     for kind, value in {"list": [], "text": "x", "null": None, "number": 1, "empty": {}}.items():
         yield f"index map {kind}", index({"weight_map": value})
+    for name in ("BertTokenizer", "LlamaTokenizer", "ByT5Tokenizer", "CLIPTokenizer", "PreTrainedTokenizerFast"):
+        yield f"tokenizer_class {name}", in_json("tokenizer_config.json", (), "tokenizer_class", name)
+    yield "remote code", remote_code
+    for name, (key, value) in TOKENIZER_PARTS.items():
+        yield f"tokenizer.json {name}", in_json("tokenizer.json", (), key, value)
     yield "endless template", write("chat_template.jinja", b"{% for i in range(10**12) %}{{ i }}{% endfor %}")
 
 
@@ -213,6 +217,12 @@ TEXTS = {
     "deep": b'{"a":' * 100_000, "deep list": b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     "key twice": b'{"eos_token_id": 2, "eos_token_id": 3}', "5,000 digits": b'{"eos_token_id": ' + b"9" * 5000 + b"}",
     "surrogate": b'{"eos_token_id": "\\ud83d", "model_type": "\\ud83d"}', "HTML": b"<html>not found</html>",
+}  # fmt: skip
+
+
+OTHER_FILES: dict[str, Any] = {
+    "parent": "../x", "absolute": "/etc/passwd", "number": 3, "null": None, "empty": "", "dot": ".", "NUL": "a\0b",
+    "long": "n" * 5000, "list": ["x"], "absent": "y.safetensors",
 }  # fmt: skip
 
 
@@ -234,3 +244,36 @@ def index(content: Any) -> Change:
         (folder / "model.safetensors.index.json").write_text(json.dumps(content))
 
     return change
+
+
+def remote_code(folder: Path) -> None:
+    """Code beside the checkpoint, which every file asks to run."""
+    (folder / "evil.py").write_text("from pathlib import Path\nPath(__file__).with_name('ran').touch()\n")
+    for name in ("config.json", "tokenizer_config.json"):
+        in_json(name, (), "auto_map", dict.fromkeys(("AutoConfig", "AutoTokenizer", "AutoModel"), "evil.X"))(folder)
+    in_json("tokenizer_config.json", (), "tokenizer_class", "X")(folder)
+
+
+BROKEN_MAP = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+ADDED = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
+TOKENIZER_PARTS: dict[str, tuple[str, Any]] = {
+    "charsmap": ("normalizer", BROKEN_MAP),
+    "charsmap in a sequence": ("normalizer", {"type": "Sequence", "normalizers": [BROKEN_MAP]}),
+    "charsmap no base64": ("normalizer", {"type": "Precompiled", "precompiled_charsmap": "?"}),
+    "charsmap empty": ("normalizer", {"type": "Precompiled", "precompiled_charsmap": ""}),
+    "bad pattern": ("pre_tokenizer", {"type": "Split", "pattern": {"Regex": "(("}, "behavior": "Isolated",
+                                       "invert": False}),
+    "token beyond": ("added_tokens", [ADDED | {"id": 10**9, "content": "<far>"}]),
+    "token beyond 2^32": ("added_tokens", [ADDED | {"id": 10**12, "content": "<far>"}]),
+    "token twice": ("added_tokens", [ADDED | {"id": 0, "content": "<s>"}, ADDED | {"id": 7, "content": "<s>"}]),
+    "empty token": ("added_tokens", [ADDED | {"id": 0, "content": ""}]),
+    "padding": ("padding", {"strategy": {"Fixed": 10**10}, "direction": "Right", "pad_to_multiple_of": None,
+                            "pad_id": 0, "pad_type_id": 0, "pad_token": "<unk>"}),
+    "truncation": ("truncation", {"direction": "Right", "max_length": 1, "strategy": "LongestFirst", "stride": 0}),
+    "empty vocabulary": ("model", {"type": "BPE", "vocab": {}, "merges": []}),
+    "ids beyond": ("model", {"type": "BPE", "vocab": {"a": 10**9}, "merges": []}),
+    "ids negative": ("model", {"type": "BPE", "vocab": {"a": -1}, "merges": []}),
+    "merges unknown": ("model", {"type": "BPE", "vocab": {"a": 0}, "merges": [["b", "c"]]}),
+    "another kind": ("model", {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "<unk>"}),
+    "unigram": ("model", {"type": "Unigram", "unk_id": 9, "vocab": [["a", 0.0]]}),
+}  # fmt: skip

@@ -454,7 +454,7 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "query former": (in_config(use_event_qformer=False), "has use_event_qformer"),
     "heads": (in_config(num_attention_heads=7), "no LLaMA that can be built"),
     "a text": (in_config(hidden_size="big"), "config.json: hidden_size is 'big', expected a whole number from 1 to"),
-    "activation": (in_config(hidden_act="none"), "config.json: hidden_act is 'none', expected the name of an activation"),
+    "activation": (in_config(hidden_act="none"), "hidden_act is 'none', expected the name of an activation"),
     "rope": (in_config(rope_scaling={"type": "linear"}), "no LLaMA that can be built"),
     "no weights": (remove("model.safetensors"), "is not a checkpoint folder: no model.safetensors, pytorch_model.bin"),
     "missing": (in_state(lambda s: s.pop("model.norm.weight")), "missing: model.norm.weight"),
@@ -511,7 +511,7 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
                     "clip-tower/config.json describes no CLIP"),
     "no preprocessor": (remove("clip-tower/preprocessor_config.json"),
                         "clip-tower has no preprocessor_config.json: put the one there"),
-    "preprocessor cut": (write("clip-tower/preprocessor_config.json", "{"), "preprocessor_config.json is not valid JSON"),
+    "preprocessor cut": (write("clip-tower/preprocessor_config.json", "{"), "config.json is not valid JSON"),
     "preprocessor": (lambda f: w.clip_processor(112).save_pretrained(f / "clip-tower"),
                      "makes images of 112×112, the tower takes 56×56"),
     "generation": (write("generation_config.json", "{"), "generation_config.json is not valid JSON"),
@@ -536,11 +536,15 @@ def test_a_broken_eventgpt_checkpoint_is_named_before_a_model_is_built(
 
 @pytest.fixture
 def hf_folder(tmp_path: Path) -> Path:
+    return publish_hf(tmp_path / "hf")
+
+
+def publish_hf(folder: Path) -> Path:
+    """A tiny Video-LLaVA as transformers saves it."""
     tokenizer = demo_tokenizer(extra_tokens=("<image>", "<video>"))
     config = videollava.architecture("tiny", len(tokenizer) + 8, len(tokenizer) - 1)  # padded, as the published one is
     model = w.build(lambda: VideoLlavaForConditionalGeneration(config), "cpu", torch.float32)
     w.fill_random(model, seed=3, std=0.1)
-    folder = tmp_path / "hf"
     for part in (model, tokenizer, w.clip_processor(112)):
         part.save_pretrained(folder)
     return folder
