@@ -39,7 +39,7 @@ from fourstage.stages import Media, Sample, UserError
 
 PROMPT = "USER: <video>\n{question} ASSISTANT:"
 PLACEHOLDER = "<video>"
-PUBLISHED_TOWER = {  # what transformers takes where vision_config leaves a key out
+PUBLISHED_TOWER: dict[str, Any] = {  # what transformers takes where vision_config leaves a key out
     "hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16,
     "image_size": 224, "patch_size": 14,
 }  # fmt: skip
@@ -243,7 +243,7 @@ def _read_config(content: Mapping[str, Any], folder: Path) -> VideoLlavaConfig:
         sections[key] = section_of(content, key, where)
         taken(sections[key], {"model_type": one_of(model_type)}, f"{where}: {key}")
     text = read_llama(sections["text_config"], f"{where}: text_config")
-    vision = read_clip(PUBLISHED_TOWER | sections["vision_config"], f"{where}: vision_config")
+    vision = read_clip(PUBLISHED_TOWER | dict(sections["vision_config"]), f"{where}: vision_config")
     depth = vision.num_hidden_layers
     layer = whole(-depth, -1)  # transformers counts them from the end; it takes 0 for none
     token = whole(0, text.vocab_size - 1)

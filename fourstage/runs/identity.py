@@ -21,6 +21,7 @@ from typing import Any
 import fourstage
 from fourstage.config import schema as settings
 from fourstage.config.schema import Config, PretrainedWeights
+from fourstage.models.reading import local_folder
 
 PACKAGES = ("torch", "transformers")  # another version of them can give another answer
 
@@ -67,7 +68,7 @@ def weights_hash(config: Config) -> str:
     """Of the names, sizes and times of a checkpoint's files: reading them whole would take minutes."""
     if not isinstance(config.weights, PretrainedWeights) or not config.weights.path:
         return "none"
-    folder = Path(config.weights.path).expanduser()
+    folder = local_folder(config.weights.path, "weights.path")
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     return _hash(*(f"{path.relative_to(folder)} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in found))
 

@@ -60,12 +60,12 @@ TOKENIZER_CONFIG = (
 
 
 def cases(model: str, rng: random.Random, count: int | None = None) -> list[tuple[str, Change]]:
-    """All changes for a model, or `count` of them: a share of each kind."""
+    """All changes for a model, or `count` of them: half are values in JSON files, half damage whole files."""
     kinds = [list(json_values(model)), list(tensors()), list(files())]
     if count is None:
         return [case for kind in kinds for case in kind]
-    chosen = [*kinds[1], *kinds[2]]
-    return chosen + rng.sample(kinds[0], count - len(chosen))
+    values = rng.sample(kinds[0], count // 2)
+    return values + rng.sample(kinds[1] + kinds[2], count - len(values))
 
 
 def json_values(model: str) -> Iterator[tuple[str, Change]]:

@@ -43,6 +43,7 @@ def test_the_facts_explain_a_difference() -> None:
     assert {"model", "cores", "usable", "governor", "current_mhz", "max_mhz"} <= set(facts["cpu"])
     assert facts["memory_bytes"] >= facts["memory_available_bytes"] > 0
     assert {"swap_bytes", "swap_used_bytes", "limits", "virtualisation", "gpus", "cuda", "cudnn"} <= set(facts)
+    assert isinstance(facts["torch_flags"]["cudnn_attention"], bool)
     assert facts["torch_threads"] == torch.get_num_threads()
     assert facts["python_executable"] == Path(sys.executable).name
 
