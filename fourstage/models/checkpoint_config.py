@@ -10,15 +10,13 @@ say (does the model fit the tensors?) is asked by `weights.check_fit`.
 
 from __future__ import annotations
 
-import math
-import reprlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from transformers import CLIPVisionConfig, LlamaConfig
 from transformers.activations import ACT2FN
 
-from fourstage.models.reading import reported
+from fourstage.models.reading import reported, shown
 from fourstage.stages import UserError
 
 WIDEST = 1 << 20  # values of one layer's output; the largest published models have 2^14 to 2^16
@@ -129,14 +127,14 @@ def check(value: Any, key: str, rule: Rule, where: str) -> None:
     if value is MISSING or (value is None and rule.nullable):
         return
     if value is None or not rule.holds(value):
-        raise UserError(f"{where}: {key} is {_shown(value)}, expected {rule.expected}")
+        raise UserError(f"{where}: {key} is {shown(value)}, expected {rule.expected}")
 
 
 def section_of(config: Mapping[str, Any], key: str, where: str) -> Mapping[str, Any]:
     """An object inside the file. Raises UserError where it is absent or something else."""
     value = config.get(key)
     if not isinstance(value, Mapping):
-        found = "is not there" if key not in config else f"is {_shown(value)}"
+        found = "is not there" if key not in config else f"is {shown(value)}"
         raise UserError(f"{where}: {key} {found}, expected an object")
     return value
 
@@ -189,12 +187,3 @@ def read_clip(section: Mapping[str, Any], where: str) -> CLIPVisionConfig:
     if config.patch_size > config.image_size:
         raise UserError(f"{where}: patch_size is {config.patch_size}, larger than image_size {config.image_size}")
     return config
-
-
-def _shown(value: Any) -> str:
-    """A value as JSON would have it, shortened."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return reprlib.repr(value)

@@ -15,7 +15,6 @@ import json
 import math
 import pickle
 import re
-import reprlib
 import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -48,7 +47,7 @@ from fourstage.models.checkpoint_config import (
     taken,
     whole,
 )
-from fourstage.models.reading import check_files, is_panic, panics_unprinted, read_json, reason, reported
+from fourstage.models.reading import check_files, is_panic, panics_unprinted, read_json, reason, reported, shown
 from fourstage.stages import UserError
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -187,12 +186,14 @@ def fill_from(
             flat = parameter.flatten()
             if not flat[:: 1 if parameter.ndim < 2 else SPARSE_STEP].isfinite().all():
                 dtype = str(parameter.dtype).removeprefix("torch.")
-                raise UserError(f"{folder}: the tensor {key} holds NaN or infinity in {dtype}: {_remedy(tensor)}")
+                raise UserError(
+                    f"{folder}: the tensor {key} holds NaN or infinity in {dtype}: {_remedy(tensor, dtype)}"
+                )
 
 
-def _remedy(tensor: Tensor) -> str:
+def _remedy(tensor: Tensor, dtype: str) -> str:
     """Is it the file or the run's precision that has no such value?"""
-    return "use precision=fp32" if tensor.isfinite().all() else "use another checkpoint"
+    return "use precision=fp32" if dtype != "float32" and tensor.isfinite().all() else "use another checkpoint"
 
 
 def checkpoint_files(folder: Path) -> list[Path]:
@@ -212,15 +213,16 @@ def checkpoint_files(folder: Path) -> list[Path]:
             for key, name in weight_map.items():
                 if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]{0,199}", name):
                     raise UserError(
-                        f"{index}: weight_map has {reprlib.repr(name)} for {key[:80]!r}, "
+                        f"{index}: weight_map has {shown(name)} for {key[:80]!r}, "
                         "expected the name of a file in this folder"
                     )
             files = [folder / name for name in sorted(set(weight_map.values()))]
             if missing := [file.name for file in files if not file.is_file()]:
                 raise UserError(f"{index} lists files that are not there: {_some(missing)}")
             return files
-        if shards := sorted(folder.glob(f"{stem}-[0-9]*-of-[0-9]*.{suffix}")):
-            total = int(shards[-1].stem.rpartition("-")[2])
+        numbered = re.compile(rf"{stem}-\d{{5}}-of-(\d{{5}})\.{suffix}")
+        if shards := [file for file in sorted(folder.iterdir()) if numbered.fullmatch(file.name) and file.is_file()]:
+            total = max(int(shard.stem.rpartition("-")[2]) for shard in shards)
             names = [f"{stem}-{i:05d}-of-{total:05d}.{suffix}" for i in range(1, total + 1)]
             if missing := sorted({*names} - {shard.name for shard in shards}):
                 raise UserError(f"{folder} has not all of {total} shards, and no index; missing: {_some(missing)}")
@@ -375,8 +377,7 @@ def read_checkpoint_config(folder: Path, model_type: str, model: str) -> dict[st
     config = read_json(folder / "config.json")
     if config.get("model_type") != model_type:
         raise UserError(
-            f"{folder}/config.json describes model_type {reprlib.repr(config.get('model_type'))}; "
-            f"{model} is {model_type!r}"
+            f"{folder}/config.json describes model_type {shown(config.get('model_type'))}; {model} is {model_type!r}"
         )
     if config.get("quantization_config") is not None:
         raise UserError(f"{folder}/config.json has a quantization_config: use a checkpoint that is not quantised")

@@ -17,7 +17,6 @@ checkpoint takes (the query former, learned temporal embeddings).
 from __future__ import annotations
 
 import re
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from fourstage.models import checkpoints as w
 from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.models.checkpoint_config import FLAG, TEXT, nullable, read_clip, read_llama, section_of, taken
 from fourstage.models.demo_tokenizer import demo_tokenizer
-from fourstage.models.reading import check_files, local_folder, read_json, reported
+from fourstage.models.reading import check_files, local_folder, read_json, reported, shown
 from fourstage.stages import Media, Sample, UserError
 
 PROMPT = (
@@ -295,7 +294,7 @@ def _tower_config(tower: Path) -> CLIPVisionConfig:
     config: Mapping[str, Any] = read_json(tower / "config.json")
     kind = config.get("model_type")
     if kind not in ("clip", "clip_vision_model"):
-        raise UserError(f"{where} describes model_type {reprlib.repr(kind)}; EventGPT's vision tower is a CLIP")
+        raise UserError(f"{where} describes model_type {shown(kind)}; EventGPT's vision tower is a CLIP")
     if kind == "clip":
         config, where = section_of(config, "vision_config", where), f"{where}: vision_config"
     return read_clip(config, where)
@@ -315,7 +314,7 @@ def _tower_folder(chosen: str | None, named: str | None, folder: Path) -> Path:
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", tower):
         source = "weights.vision_tower" if chosen else f"{folder}/config.json"
         raise UserError(
-            f"{source} names the vision tower {reprlib.repr(tower)}, and there is no such folder with a config.json; "
+            f"{source} names the vision tower {shown(tower)}, and there is no such folder with a config.json; "
             f"{instead} (openai/clip-vit-large-patch14-336 for EventGPT-7b)"
         )
     return Path(w.from_hub(tower, ("config.json", "preprocessor_config.json"), "weights.vision_tower=<folder>"))

@@ -23,6 +23,8 @@ from fourstage.stages import UserError
 from fourstage.text import one_line
 
 LARGEST_TEXT = 256 << 20  # bytes; a tokenizer.json of 250,000 tokens has 20 MB
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 150
 TEXT_SUFFIXES = (".json", ".model", ".txt", ".jinja")
 
 
@@ -46,6 +48,13 @@ def reason(error: BaseException) -> str:
     """What a library raised, in one short line of characters that print."""
     text = textwrap.shorten(one_line(str(error)), 200, placeholder=" …")
     return f"{type(error).__name__}{text and ': '}{text}"
+
+
+def shown(value: Any) -> str:
+    """A value from a file as JSON would have it, on one line and shortened."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return _SHORT.repr(value)
 
 
 def is_panic(error: BaseException) -> bool:
@@ -104,7 +113,7 @@ def local_folder(text: str, setting: str) -> Path:
         path.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # too long, no such user, a NUL
         why = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"{setting} is {reprlib.repr(text)}, which cannot be a path: {why}") from error
+        raise UserError(f"{setting} is {shown(text)}, which cannot be a path: {why}") from error
     return path
 
 

@@ -202,6 +202,8 @@ def files() -> Iterator[tuple[str, Change]]:
     for name in ("BertTokenizer", "LlamaTokenizer", "ByT5Tokenizer", "CLIPTokenizer", "PreTrainedTokenizerFast"):
         yield f"tokenizer_class {name}", in_json("tokenizer_config.json", (), "tokenizer_class", name)
     yield "remote code", remote_code
+    for name in ("model-1-of-9x", "model-00001-of-99999999999", "model-00001-of-99999", "model-00002-of-00001"):
+        yield f"shard {name}", lambda f, name=name: (f / "model.safetensors").rename(f / f"{name}.safetensors")
     for name, (key, value) in TOKENIZER_PARTS.items():
         yield f"tokenizer.json {name}", in_json("tokenizer.json", (), key, value)
     yield "endless template", write("chat_template.jinja", b"{% for i in range(10**12) %}{{ i }}{% endfor %}")
