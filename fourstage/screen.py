@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fourstage.records.columns import Columns
+from fourstage.records.wording import at_least, plain
 from fourstage.stages import STAGES, SampleRecord
 from fourstage.stats.intervals import bootstrap_interval
 
@@ -85,19 +86,13 @@ def print_checks(screen: Console, checks: Sequence[Check]) -> None:
     for check in checks:
         if check.verdict == "pass":
             continue
-        found = f"{check.value:.3g}" if isinstance(check.value, float) else check.value
-        limit = f" (limit {check.limit:g})" if isinstance(check.limit, float) else ""
-        told = f": {found}{limit}" if found is not None else ""
-        detail = f"; {escape(check.detail)}" if check.detail else ""
         colour = colours[check.verdict]
-        screen.print(f"  [{colour}]{check.verdict}[/{colour}] {check.id}: {escape(check.sentence)}{told}{detail}")
+        screen.print(f"  [{colour}]{check.verdict}[/{colour}] {escape(check.line)}")
 
 
 def milliseconds(seconds: float) -> str:
     """`41.2 ms`, `1.84 s`: three digits in the unit that fits."""
-    if seconds >= 1:
-        return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds:.0f} s"
-    return f"{1000 * seconds:.3g} ms"
+    return f"{plain(seconds)} s" if at_least(seconds, 1) else f"{plain(1000 * seconds)} ms"
 
 
 COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {  # heading → attribute of records, how it is shown
@@ -105,7 +100,7 @@ COLUMNS: dict[str, tuple[str, Callable[[float], str]]] = {  # heading → attrib
     "prefill": ("prefill_s", milliseconds),  # the part of decode up to the first token
     "total": ("total_s", milliseconds),
     "TTFT": ("ttft_s", milliseconds),
-    "TPOT": ("tpot_ms", lambda value: f"{value:.3g} ms"),
+    "TPOT": ("tpot_ms", lambda value: f"{plain(value)} ms"),
     "tokens in": ("input_tokens", lambda value: f"{value:.0f}"),
     "tokens out": ("output_tokens", lambda value: f"{value:.0f}"),
 }
@@ -163,6 +158,16 @@ def interval_cells(columns: Columns) -> list[str]:
     return cells
 
 
+def _failure(record: SampleRecord) -> str:
+    """Which sample failed, where and why, for rich."""
+    return f"{escape(sample_name(record.sample_id, record.key))} in {record.error_stage}: {escape(record.error or '')}"
+
+
+def sample_name(sample_id: str, key: str) -> str:
+    """A sample as its dataset calls it, with the key by which runs pair where that is another: `c4 (day/c4.npy)`."""
+    return f"{sample_id} ({key})" if sample_id and sample_id != key else key
+
+
 def _range(low: str, high: str) -> str:
     """`4.9…5.3 ms`: the unit once, where it is the same."""
     number, _, unit = low.partition(" ")
@@ -205,13 +210,18 @@ def print_run(
         if line := fill_line(columns):
             screen.print(line)
     faulty = (record for record in file if record.role == "sample" and not record.ok)
-    for record in islice(faulty, MOST_FAULTS if file.failed else 0):
-        screen.print(f"[red]failed[/red] {escape(record.key)} in {record.error_stage}: {escape(record.error or '')}")
-    if file.failed > MOST_FAULTS:
+    nothing = file.failed > 0 and not done
+    for record in islice(faulty, MOST_FAULTS if file.failed and not nothing else 0):
+        screen.print(f"[red]failed[/red] {_failure(record)}")
+    if file.failed > MOST_FAULTS and not nothing:
         screen.print(f"[red]… and {file.failed - MOST_FAULTS} more failed samples[/red]")
     for note in islice(file.notes, MOST_FAULTS):
         screen.print(f"[yellow]note[/yellow] {escape(note)}")
-    print_checks(screen, checks)
+    if nothing:  # no check can be made of such a run: its cause is what there is to say
+        all_of_them = f"all {file.failed} failed, first" if file.failed > 1 else "it failed:"
+        screen.print(f"[red]INVALID[/red]  no sample succeeded; {all_of_them} {_failure(next(faulty))}")
+    else:
+        print_checks(screen, checks)
     state = "[green]FINISHED[/green]" if status == "FINISHED" else f"[red]{status}[/red]"
     screen.print(
         f"{state}  {done} ok, {file.failed} failed   run [bold]{escape(name)}[/bold]  id {run_id}  in {wrote_to}"

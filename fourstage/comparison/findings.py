@@ -22,7 +22,7 @@ from fourstage.comparison.effects import Pairwise, Row, RunData, cache_fill_s, c
 from fourstage.comparison.grouping import group_by
 from fourstage.comparison.pairing import Pairs, pair_keys, per_key
 from fourstage.config.schema import SettingError
-from fourstage.records.wording import seconds, with_limits
+from fourstage.records.wording import plain, seconds, with_limits
 from fourstage.stats.intervals import Interval, bootstrap_interval, paired_interval
 
 YES, NO, CANNOT_TELL = "yes", "no", "cannot tell"
@@ -105,7 +105,7 @@ def batch(runs: Sequence[RunData]) -> Iterator[Finding]:
             told = _total(row)
             if row is not None and row.baseline_mean > 0 and row.target_mean > 0:
                 told += (
-                    f" Throughput is {1 / row.target_mean:.3g} samples/s instead of {1 / row.baseline_mean:.3g};"
+                    f" Throughput is {plain(1 / row.target_mean)} samples/s instead of {plain(1 / row.baseline_mean)};"
                     f" {_waits(wait)}"
                 )
             yield Finding(question, _quicker(row), told)

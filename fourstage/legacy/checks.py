@@ -31,6 +31,7 @@ from fourstage.trust.checks import (
     Evidence,
     Expected,
     Verdict,
+    faults_found,
     nothing_impossible,
     stages_close,
 )
@@ -127,9 +128,10 @@ def as_planned(run: LegacyRun, evidence: Evidence) -> Check:
     detail = f"failed: {_named(failed)}" if failed else ""
     if verdict == "fail":
         detail = f"the file speaks of {claimed} samples and has {count}" + (f"; {detail}" if detail else "")
-    return Check(
-        "as_planned", sentence, verdict, f"{count} records, {len(failed)} failed", f"{claimed} records", detail
-    )
+    found, limit = f"{count} records, {len(failed)} failed", f"{claimed} records"
+    if claimed != count and verdict != "fail":  # the file counts its samples, not what was measured of each
+        found, limit = f"{keys} samples in {found}", f"{claimed} samples"
+    return Check("as_planned", sentence, verdict, found, limit, detail, relation="exactly")
 
 
 def stages_measured(run: LegacyRun, evidence: Evidence) -> Check:
@@ -157,7 +159,10 @@ def closes(run: LegacyRun, evidence: Evidence) -> Check:
         and record.end_to_end_s is not None
         and abs(record.end_to_end_s - record.total_s) > UNACCOUNTED_LIMIT * record.end_to_end_s
     ]
-    return replace(check, verdict="warn", detail=_named(off)) if off else check
+    if not off:
+        return check
+    what = f"of the samples leave more than {UNACCOUNTED_LIMIT:.0%} of their time in no stage"
+    return replace(check, verdict="warn", value=len(off) / len(_done(run)), limit=0.0, detail=_named(off), what=what)
 
 
 def _evidence_as_read(run: LegacyRun) -> Evidence:
@@ -228,13 +233,15 @@ def explains(run: LegacyRun, evidence: Evidence) -> Check:
     by_count = f"{1000 * line.slope:.3g} ms a token by the line through all answers"
     price = float(np.median(seconds / np.maximum(tokens, 1)))
     if line.high < FLAT * price:
-        return Check(name, sentence, "fail", line.slope, None, f"more tokens do not take longer: {by_count}")
+        flat = f"more tokens do not take longer: {by_count}"
+        return Check(name, sentence, "fail", 1000 * line.slope, None, flat, "more for each token", unit="ms")
     if line.low <= 0:
         return Check(name, sentence, "not possible", None, None, f"too noisy: {by_count}")
     apart = "prefill" in run.stage_of.values()  # then the last stage is nothing but tokens
     if apart and (line.high < (1 - EXPLAINED_LIMIT) * price or line.low > (1 + EXPLAINED_LIMIT) * price):
         detail = f"{by_count}, {1000 * price:.3g} ms by dividing"
-        return Check(name, sentence, "fail", line.slope / price - 1, EXPLAINED_LIMIT, detail)
+        what, off = "from a token's price by dividing to that by the line", line.slope / price - 1
+        return Check(name, sentence, "fail", off, EXPLAINED_LIMIT, detail, what, "within", "share")
     expected = line.intercept + line.slope * tokens
     far = np.abs(seconds - expected) > EXPLAINED_LIMIT * np.abs(expected)
     share = float(far.mean())
@@ -243,7 +250,10 @@ def explains(run: LegacyRun, evidence: Evidence) -> Check:
         f"{known[i][0].key}: {tokens[i]:.0f} tokens in {seconds[i]:.3g} s, the others tell {expected[i]:.3g} s"
         for i in np.flatnonzero(far)
     ]
-    return Check(name, sentence, verdict, share, OUTLIER_LIMIT, _named(told))
+    what, limit = f"of answers are more than {EXPLAINED_LIMIT:.0%} off the line through all", OUTLIER_LIMIT
+    if verdict == "warn":
+        limit = 0.0  # fewer than those that fail, and still to be looked at
+    return Check(name, sentence, verdict, share, limit, _named(told), what, "at most", "share")
 
 
 def possible(run: LegacyRun, evidence: Evidence) -> Check:
@@ -299,7 +309,8 @@ def values_usable(run: LegacyRun) -> Check:
     faults = [f"{record.key}: {record.error}" for record, told in rows if told.fault == "value"]
     missing = [f"{record.key}: {record.error}" for record, told in rows if told.fault == "missing"]
     verdict: Verdict = "fail" if faults else "warn" if missing else "pass"
-    return Check("values_usable", sentence, verdict, len(faults) + len(missing), 0, _named([*faults, *missing]))
+    count, what = len(faults) + len(missing), "missing or unusable values"
+    return Check("values_usable", sentence, verdict, count, 0, _named([*faults, *missing]), what, "at most")
 
 
 def rows_once(run: LegacyRun) -> Check:
@@ -325,7 +336,8 @@ def lengths_differ(run: LegacyRun) -> Check:
     share = len(cut) / len(counted) if len(cut) >= ALIKE else 0.0
     verdict: Verdict = "warn" if share > TRUNCATED_LIMIT else "pass"
     detail = f"{len(cut)} of {len(counted)} end at {most} tokens, in the middle of a text" if verdict == "warn" else ""
-    return Check(name, sentence, verdict, share, TRUNCATED_LIMIT, detail)
+    what = "of answers end at the largest length, in the middle of a text"
+    return Check(name, sentence, verdict, share, TRUNCATED_LIMIT, detail, what, "at most", "share")
 
 
 def _ended(record: SampleRecord) -> bool:
@@ -368,8 +380,7 @@ def _faults(run: LegacyRun, name: str, sentence: str, faults: list[str], seen: s
     """Fails on any fault; without a successful sample it cannot be made."""
     if not any(record.ok for record in run.records):
         return Check(name, sentence, "not possible", None, None, "no sample succeeded")
-    detail = "; ".join(filter(None, (_named(faults), seen)))
-    return Check(name, sentence, "fail" if faults else "pass", len(faults), 0, detail)
+    return faults_found(name, sentence, len(faults), "; ".join(filter(None, (_named(faults), seen))))
 
 
 def _named(found: list[str]) -> str:

@@ -9,6 +9,7 @@ A ratio is target / baseline. Left out: which number is told, and escaping for w
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 
 from fourstage.stats.intervals import Interval
 
@@ -72,7 +73,25 @@ def amount(value: float, unit: str) -> str:
     factor, name = _scale(value, value, value, unit)
     scaled = value / factor
     whole = name == unit != "s" and scaled == round(scaled)
-    return f"{scaled:.{0 if whole else _decimals(abs(scaled) / 100)}f} {name}".rstrip()
+    # of what the digits round to: 9.996 is 10.0, not 10.00
+    return f"{scaled:.{0 if whole else _decimals(_rounded(scaled) / 100)}f} {name}".rstrip()
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """`41.2`, `0.5`, `1235`: so many significant digits, all of those before the point, and never an exponent."""
+    if not math.isfinite(value):
+        return str(value)
+    short = f"{value:.{digits}g}"
+    return f"{value:.0f}" if abs(float(short)) >= 10**digits else format(Decimal(short), "f")
+
+
+def at_least(value: float, border: float, digits: int = 3) -> bool:
+    """Whether a value reaches a unit once it is rounded: 0.9999 s is shown as 1 s, not as 1000 ms."""
+    return abs(float(f"{value / border:.{digits}g}")) >= 1
+
+
+def _rounded(value: float) -> float:
+    return abs(float(f"{value:.3g}"))
 
 
 def _scale(estimate: float, low: float, high: float, unit: str) -> tuple[float, str]:
@@ -83,7 +102,7 @@ def _scale(estimate: float, low: float, high: float, unit: str) -> tuple[float, 
     }.get(unit, ((1.0, unit),))
     if size == 0:
         return scales[0]
-    return next((scale for scale in scales if size >= scale[0]), scales[-1])
+    return next((scale for scale in scales if at_least(size, scale[0])), scales[-1])
 
 
 def _decimals(uncertainty: float) -> int:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fourstage.records.wording import plain
 from fourstage.stages import STAGES, SampleRecord
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ def _decode_against_tokens(records: Sequence[SampleRecord]) -> Figure | None:
         axes.scatter(tokens, seconds, s=18, color=COLOURS["decode"], alpha=0.7)
         slope, intercept = np.polyfit(tokens, seconds, 1)
         ends = np.array([tokens.min(), tokens.max()])
-        text = f"{1000 * slope:.3g} ms per token, {1000 * intercept:.3g} ms at 0"
+        text = f"{plain(1000 * slope)} ms per token, {plain(1000 * intercept)} ms at 0"
         axes.plot(ends, intercept + slope * ends, color=LINE, label=text)
         axes.legend(frameon=False)
         axes.set_xlabel("output tokens")

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from fourstage.comparison.attribution import Attribution, sentence
 from fourstage.comparison.effects import Comparison, Pairwise, Row, RunData, Unpaired, Verdict
-from fourstage.records.wording import seconds, with_limits
+from fourstage.records.wording import at_least, plain, seconds, with_limits
 from fourstage.screen import COLUMNS, table_cells
 from fourstage.stages import STAGES
 from fourstage.text import markdown_cell, one_line
@@ -110,13 +110,13 @@ def value_of(value: float, unit: str) -> str:
         return seconds(value)
     if unit == "bytes":
         return with_bytes(value)
-    return f"{value:.4g} ms" if unit == "ms" else f"{value:.4g}"
+    return f"{plain(value, 4)} ms" if unit == "ms" else plain(value, 4)
 
 
 def with_bytes(value: float) -> str:
     for size, name in ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB")):
-        if value >= size:
-            return f"{value / size:.3g} {name}"
+        if at_least(value, size):
+            return f"{plain(value / size)} {name}"
     return f"{value:.0f} bytes"
 
 

@@ -142,6 +142,7 @@ def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, 
     """How to read the media, the question, and what to call it."""
     from fourstage.measure.protocol import question_of
     from fourstage.runs.session import read_samples
+    from fourstage.screen import sample_name
 
     if media is not None:
         if sample:
@@ -155,7 +156,8 @@ def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, 
     if sample and sample not in names:
         raise SettingError(f"no sample {sample!r} in {samples[0].root}; {suggest(sample, names[:20])}")
     chosen = next((entry for entry in samples if sample in (entry.id, entry.key)), samples[0])
-    return (lambda pipeline: pipeline.load(chosen)), question_of(chosen, config), chosen.key
+    name = chosen.key if sample == chosen.key else sample_name(chosen.id, chosen.key)
+    return (lambda pipeline: pipeline.load(chosen)), question_of(chosen, config), name
 
 
 def _describe(
@@ -170,6 +172,8 @@ def _describe(
 ) -> Inspection:
     """Rows, counts and tensors of a sample that went through."""
     import torch
+
+    from fourstage.screen import milliseconds
 
     eventgpt = config.model.name == "eventgpt"
     named: list[tuple[str, str, Any]] = []  # stage, name, tensor or array
@@ -202,8 +206,8 @@ def _describe(
         "prompt rows": str(len(embeds)),
         "generated tokens": f"{len(generation.token_ids[0])} ({generation.finish_reasons[0]})",
         "KV cache": f"{cache_bytes:,} bytes after prefill, {cache_bytes // len(embeds):,} a token",
-        "prefill": f"{1000 * (watch.token_at[0] - watch.stage_at['decode']):.3g} ms",
-        "time per token": f"{1000 * sum(steps) / len(steps):.3g} ms" if steps else "one token only",
+        "prefill": milliseconds(watch.token_at[0] - watch.stage_at["decode"]),
+        "time per token": milliseconds(sum(steps) / len(steps)) if steps else "one token only",
         "prompt": inputs.prompts[0],
         "output": generation.texts[0],
     }

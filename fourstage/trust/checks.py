@@ -10,6 +10,7 @@ these models went wrong. Numbers are looked at in every record; texts in a sampl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from fourstage.measure.loop import WarmUp
 from fourstage.records.columns import Columns, Floats, Ints
 from fourstage.records.table import read_rows
+from fourstage.records.wording import plain
 from fourstage.stages import STAGES, SampleRecord
 from fourstage.stats.intervals import measurement_half_width
 from fourstage.stats.outliers import outliers
@@ -31,6 +33,7 @@ from fourstage.trust.roofline import Shares
 
 Mask = NDArray[np.bool_]
 Verdict = Literal["pass", "warn", "fail", "not possible"]
+Relation = Literal["at most", "at least", "within", "exactly", ""]  # of the value to its limit, where it passes
 
 SAMPLED = 1000  # records that are looked at with their texts and ids
 NAMED = 5  # faults that a detail names
@@ -56,6 +59,40 @@ class Check:
     value: float | str | None
     limit: float | str | None
     detail: str = ""  # why not possible, which samples, what to do
+    what: str = ""  # of what the value is: "of answers were ended by max_new_tokens"
+    relation: Relation = ""
+    unit: str = ""  # "share": shown in percent; "times"
+
+    @property
+    def finding(self) -> str:
+        """The value against its limit in words: `31 % of answers were ended by max_new_tokens (at most 10 %)`."""
+        if self.value is None:
+            return ""
+        found = f"{self._amount(self.value)} {self.what}".rstrip()
+        if self.limit is None or not self.relation:
+            return found
+        limit = self._amount(self.limit)
+        if self.limit == 0 and self.relation == "at most":
+            return f"{found} (none allowed)"
+        relation = {"exactly": "expected ", "within": "within ±"}.get(self.relation, f"{self.relation} ")
+        return f"{found} ({relation}{limit})"
+
+    @property
+    def line(self) -> str:
+        """The check as one line: its name, its claim, what was found against the limit, and which samples."""
+        found = f": {self.finding}" if self.finding else ""
+        return f"{self.id}: {self.sentence}{found}" + (f"; {self.detail}" if self.detail else "")
+
+    def _amount(self, value: float | str) -> str:
+        if isinstance(value, str):
+            return value
+        if not math.isfinite(value):
+            return "unknown"
+        return (
+            f"{plain(round(100 * value, 4) + 0.0)} %"
+            if self.unit == "share"
+            else f"{plain(value)} {self.unit}".rstrip()
+        )
 
 
 @dataclass(frozen=True)
@@ -146,6 +183,7 @@ def not_finished(status: str, records: int) -> Check:
         f"{records} records",
         "all that were planned",
         f"the run is {status}: it ended before its samples were all measured",
+        relation="exactly",
     )
 
 
@@ -157,6 +195,8 @@ def something_succeeded(evidence: Evidence) -> Check:
         "pass" if done else "fail",
         f"{done} of {all_of_them}",
         "1",
+        what="samples did",
+        relation="at least",
     )
 
 
@@ -173,9 +213,10 @@ def as_planned(evidence: Evidence) -> Check:
     found, planned = (np.bincount(part, minlength=len(pairs)) for part in np.split(which, [len(run)]))
     wrong, failed = bool((found != planned).any()), int((~run.ok).sum())
     verdict: Verdict = "fail" if wrong else "warn" if failed else "pass"
-    names, detail = list(known), ""
+    names, detail, counted = list(known), "", f"{len(run)} records, {failed} failed"
     for word, these in (("missing", found < planned), ("not planned", found > planned)):
         if these.any():
+            counted += f", {int(these.sum())} {word}"
             detail += f"{word} {_names([names[code] for code in np.unique(pairs[these] // radix)])}"
     if failed and not wrong:
         detail = f"failed: {_keys(run, ~run.ok)}"
@@ -183,9 +224,10 @@ def as_planned(evidence: Evidence) -> Check:
         "as_planned",
         "the records are those of the planned samples, each once, failures among them",
         verdict,
-        f"{len(run)} records, {failed} failed",
+        counted,
         f"{len(evidence.planned)} records",
         detail,
+        relation="exactly",
     )
 
 
@@ -209,7 +251,8 @@ def stages_close(evidence: Evidence) -> Check:
     median = float(np.median(np.abs(done.end_to_end_s - done.total_s)[both] / done.end_to_end_s[both]))
     verdict: Verdict = "pass" if median <= UNACCOUNTED_LIMIT else "fail"
     detail = "" if verdict == "pass" else f"{median:.1%} of the end-to-end time is in no stage"
-    return Check("stages_close", sentence, verdict, median, UNACCOUNTED_LIMIT, detail)
+    what = "unaccounted for"
+    return Check("stages_close", sentence, verdict, median, UNACCOUNTED_LIMIT, detail, what, "at most", "share")
 
 
 def vision_runs_once(evidence: Evidence) -> Check:
@@ -219,7 +262,9 @@ def vision_runs_once(evidence: Evidence) -> Check:
         return _not_possible("vision_runs_once", sentence, "calls of the tower were not counted")
     most, least = int(counts.max()), int(counts.min())
     verdict: Verdict = "pass" if most == least == 1 else "fail"
-    return Check("vision_runs_once", sentence, verdict, most if most != 1 else least, 1)
+    found = most if most != 1 else least
+    what = f"call{'s' if found != 1 else ''} of the tower for one sample or batch"
+    return Check("vision_runs_once", sentence, verdict, found, 1, what=what, relation="exactly")
 
 
 def staged_equals_own(evidence: Evidence) -> Check:
@@ -230,7 +275,11 @@ def staged_equals_own(evidence: Evidence) -> Check:
     same, tried = evidence.audits.equal_samples, evidence.audits.compared_samples
     if not tried:
         return _not_possible("staged_equals_own", sentence, "no sample could be answered both ways")
-    return Check("staged_equals_own", sentence, "pass" if same == tried else "fail", f"{same} of {tried}", "all")
+    verdict: Verdict = "pass" if same == tried else "fail"
+    found = f"{same} of {tried}"
+    return Check(
+        "staged_equals_own", sentence, verdict, found, "all", what="samples have the same ids", relation="exactly"
+    )
 
 
 def counts_are_the_ids(evidence: Evidence) -> Check:
@@ -283,7 +332,10 @@ def tokens_explain_time(evidence: Evidence) -> Check:
     detail = (
         "" if verdict == "pass" else f"{1000 * implied:.3g} ms a token by count, {1000 * price:.3g} ms by its steps"
     )
-    return Check("tokens_explain_time", sentence, verdict, off, EXPLAINED_LIMIT, detail)
+    what = "from a token's price by its own steps to that by count"
+    return Check(
+        "tokens_explain_time", sentence, verdict, off, EXPLAINED_LIMIT, detail, what, relation="within", unit="share"
+    )
 
 
 def nothing_impossible(evidence: Evidence) -> Check:
@@ -297,7 +349,10 @@ def nothing_impossible(evidence: Evidence) -> Check:
     kind, found = max(fastest.items(), key=lambda item: item[1].share)
     verdict: Verdict = "pass" if found.share <= FLOOR_LIMIT else "fail"
     detail = f"{kind} of {found.key} took {found.seconds:.3g} s, its floor is {found.floor_s:.3g} s"
-    return Check("nothing_impossible", sentence, verdict, found.share, FLOOR_LIMIT, detail)
+    what = "as fast as the device's limit"
+    return Check(
+        "nothing_impossible", sentence, verdict, found.share, FLOOR_LIMIT, detail, what, "at most", unit="times"
+    )
 
 
 def not_truncated(evidence: Evidence) -> Check:
@@ -313,7 +368,8 @@ def not_truncated(evidence: Evidence) -> Check:
     detail = (
         "" if verdict == "pass" else "token counts and totals of these samples are the limit's: raise max_new_tokens"
     )
-    return Check("not_truncated", sentence, verdict, share, TRUNCATED_LIMIT, detail)
+    what = "of answers were ended by max_new_tokens"
+    return Check("not_truncated", sentence, verdict, share, TRUNCATED_LIMIT, detail, what, "at most", "share")
 
 
 def context_held(evidence: Evidence) -> Check:
@@ -342,9 +398,12 @@ def no_drift(evidence: Evidence) -> Check:
     low, high, change = found.low, found.high, found.change
     beyond = change if low > 0 or high < 0 else 0.0
     verdict: Verdict = "pass" if abs(beyond) <= DRIFT_LIMIT else "fail"
+    undetected = abs(change) > DRIFT_LIMIT and not beyond
+    what = "from the first sample to the last" + (", which may be chance" if undetected else "")
     halves = f"second half / first half {found.halves.estimate:.3f}"
     detail = f"change over the run {change:+.1%} [{low:+.1%}, {high:+.1%}], {halves}"
-    return Check("no_drift", sentence, verdict, change, DRIFT_LIMIT, detail)
+    relation: Relation = "" if undetected else "within"
+    return Check("no_drift", sentence, verdict, change, DRIFT_LIMIT, detail, what, relation, "share")
 
 
 def no_caching(evidence: Evidence) -> Check:
@@ -359,9 +418,10 @@ def no_caching(evidence: Evidence) -> Check:
         return _not_possible("no_caching", sentence, "no sample could be repeated")
     stage, ratio = min(ratios.items(), key=lambda item: item[1].high)
     verdict: Verdict = "pass" if ratio.high >= CACHING_LIMIT else "fail"
-    detail = f"{stage}: [{ratio.low:.2f}, {ratio.high:.2f}] of a fresh copy's time"
+    detail = f"{stage}: {ratio.estimate:.0%} [{ratio.low:.0%}, {ratio.high:.0%}]"
     detail += f"; {' and '.join(asked)} cached, as asked" if asked else ""
-    return Check("no_caching", sentence, verdict, ratio.estimate, CACHING_LIMIT, detail)
+    what = "of a fresh copy's time, at the upper end of the interval"
+    return Check("no_caching", sentence, verdict, ratio.high, CACHING_LIMIT, detail, what, "at least", "share")
 
 
 def little_observed(evidence: Evidence) -> Check:
@@ -374,8 +434,10 @@ def little_observed(evidence: Evidence) -> Check:
         return _not_possible("little_observed", sentence, "no sample could be run both ways")
     sure = ratio.low - 1
     verdict: Verdict = "fail" if sure > OBSERVER_FAIL else "warn" if sure > OBSERVER_WARN else "pass"
-    detail = f"[{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}]"
-    return Check("little_observed", sentence, verdict, ratio.estimate - 1, OBSERVER_FAIL, detail)
+    limit = OBSERVER_FAIL if verdict == "fail" else OBSERVER_WARN
+    detail = f"{ratio.estimate - 1:+.1%} [{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}]"
+    what = "longer, at the lower end of the interval"
+    return Check("little_observed", sentence, verdict, sure, limit, detail, what, "at most", "share")
 
 
 def outliers_named(evidence: Evidence) -> Check:
@@ -388,7 +450,8 @@ def outliers_named(evidence: Evidence) -> Check:
     far = known[outliers(work[known]).severe]
     share = len(far) / len(known)
     verdict: Verdict = "pass" if share <= OUTLIER_LIMIT else "warn"
-    return Check("outliers_named", sentence, verdict, share, OUTLIER_LIMIT, _keys(evidence.done, far))
+    named, what = _keys(evidence.done, far), "of samples do"
+    return Check("outliers_named", sentence, verdict, share, OUTLIER_LIMIT, named, what, "at most", "share")
 
 
 def config_used(evidence: Evidence) -> Check:
@@ -462,7 +525,8 @@ def precise_enough(evidence: Evidence) -> Check:
     found = measurement_half_width(done.total_s, done.key_codes.tolist())
     verdict: Verdict = "pass" if found <= target else "warn"
     detail = "" if verdict == "pass" else "raise protocol.max_repeats, or measure on a quieter machine"
-    return Check("precise_enough", sentence, verdict, found, target, detail)
+    what = "noise of the mean total, either way"
+    return Check("precise_enough", sentence, verdict, found, target, detail, what, "at most", "share")
 
 
 def machine_quiet(evidence: Evidence) -> Check:
@@ -472,7 +536,8 @@ def machine_quiet(evidence: Evidence) -> Check:
         return _not_possible("machine_quiet", sentence, "the processors' use was not read")
     verdict: Verdict = "pass" if evidence.busy <= BUSY_LIMIT else "warn"
     detail = "" if verdict == "pass" else "times are those of a busy machine: measure again when it is quiet"
-    return Check("machine_quiet", sentence, verdict, evidence.busy, BUSY_LIMIT, detail)
+    what = "of all processors were used by others"
+    return Check("machine_quiet", sentence, verdict, evidence.busy, BUSY_LIMIT, detail, what, "at most", "share")
 
 
 CHECKS: tuple[Callable[[Evidence], Check], ...] = (
@@ -519,7 +584,13 @@ def _any_fault(evidence: Evidence, name: str, sentence: str, kinds: Sequence[_Fa
         told[text] = None
         passed += 1
     named = "; ".join(told) + (f" and {count - passed} more" if count > passed else "")
-    return Check(name, sentence, "fail" if count else "pass", count, 0, "; ".join(filter(None, (named, seen))))
+    return faults_found(name, sentence, count, "; ".join(filter(None, (named, seen))))
+
+
+def faults_found(name: str, sentence: str, count: int, detail: str) -> Check:
+    """A check of which one fault is too many."""
+    what = "fault" if count == 1 else "faults"
+    return Check(name, sentence, "fail" if count else "pass", count, 0, detail, what, "at most")
 
 
 def _spread(every: Columns) -> Ints:

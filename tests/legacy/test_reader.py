@@ -19,6 +19,7 @@ from fourstage.legacy.reader import LegacyRun, NoResultsError, read_legacy
 from fourstage.stages import UserError
 from fourstage.trust.checks import CHECKS, Check
 from tests.legacy_files import ids_of, lists, nested, prefixed, text_of, tokens_of
+from tests.trust.test_checks import assert_reads_right
 
 LAYOUTS: dict[str, Callable[..., Any]] = {"prefixed": prefixed, "lists": lists, "nested": nested}
 
@@ -391,6 +392,7 @@ def test_a_planted_fault_is_found(name: str, expected: str, make: Callable[[], L
     check = verdict(make(), name)
     assert check.verdict == expected
     assert detail in check.detail
+    assert_reads_right(check)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,16 @@ def test_the_kv_cache_is_two_tensors_a_layer(capsys: pytest.CaptureFixture[str])
 def test_a_sample_can_be_named_by_id_or_key(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*SMALL, "sample=demo_night_00/000000.npy"]) == 0
     assert "demo_night_00/000000.npy through four stages" in capsys.readouterr().out
+
+
+def test_a_sample_with_an_id_of_its_own_is_shown_by_it(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    listed = root / "EventGPT_Instruction_Subset.json"
+    entries = json.loads(listed.read_text())
+    entries[1]["id"] = "my id: c4"
+    listed.write_text(json.dumps(entries))
+    given = ["generation=greedy", "max_new_tokens=4", "dataset=eventgpt_json", f"dataset.root={root}"]
+    assert main([*given, "sample=my id: c4"]) == 0
+    assert f"my id: c4 ({entries[1]['event_data']}) through four stages" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -372,3 +372,55 @@ def test_false_alarms_of_drift_are_rare_on_noise() -> None:
         ]
         alarms += verdict(on(base, records), "no_drift").verdict == "fail"
     assert alarms <= 8
+
+
+def test_the_line_of_each_check_says_how_its_value_relates_to_its_limit_as_its_verdict_does() -> None:
+    ended = changed(evidence(), finish_reason="length")
+    every = [
+        evidence(), evidence(gap_s=0.02), evidence(encodes_again=True), evidence(counts_prompt=True),
+        evidence(drift=0.04 / 20), evidence(caches=True), evidence(own_differs=True), evidence(per_token_read_s=0.001),
+        evidence(per_token_read_s=0.00015), evidence(faulty={"s3": "load"}),
+        evidence(faulty={f"s{i}": "load" for i in range(20)}), ended,
+        changed(evidence(), load_s=0.0), on(evidence(), evidence().sampled[:-2]), on(evidence(), [*evidence().sampled, evidence().sampled[0]]),
+        on(evidence(), [*evidence().sampled[:-1], evidence().sampled[0]]),
+        on(evidence(), [replace(record, load_s=5.0 if record.position > 15 else 0.01) for record in evidence().sampled]),
+        replace(evidence(), shares=replace(POSSIBLE, fastest={"decode": Fastest("s4", 0.01, 0.03)})),
+        replace(evidence(), busy=0.5), replace(evidence(), warm_up={"x": WarmUp(9, False)}),
+        changed(replace(evidence(), expected=replace(EXPECTED, io="cold")), cached_share=1.0),
+        replace(evidence(), expected=replace(EXPECTED, target_half_width=0.001)),
+        replace(evidence(), expected=replace(EXPECTED, precision="bf16", context=3)),
+    ]  # fmt: skip
+    seen: dict[str, set[str]] = {}
+    for check in [check for found in every for check in check_run(found)]:
+        assert_reads_right(check)
+        seen.setdefault(check.id, set()).add(check.verdict)
+    assert {name for name, verdicts in seen.items() if not verdicts & {"fail", "warn"}} == set()
+    assert {name for name, verdicts in seen.items() if "pass" not in verdicts} == set()
+    assert verdict(ended, "not_truncated").line == (
+        "not_truncated: answers ended by themselves, not by max_new_tokens: 100 % of answers were ended by "
+        "max_new_tokens (at most 10 %); token counts and totals of these samples are the limit's: raise max_new_tokens"
+    )
+
+
+def assert_reads_right(check: Check) -> None:
+    """The relation holds where the check passed and nowhere else; the line has the value and the limit as it has."""
+    if check.verdict == "not possible" or check.limit is None or not check.relation:
+        assert check.verdict in ("pass", "not possible") or check.limit is None, check
+        return
+    value, limit = check.value, check.limit
+    if isinstance(value, str):
+        found, _, of = value.partition(" of ")
+        holds = found == of if limit == "all" else value == f"{limit}, 0 failed"
+        holds = int(found) >= int(str(limit)) if check.relation == "at least" else holds
+    else:
+        assert value is not None and not isinstance(limit, str)
+        holds = {
+            "at most": value <= limit,
+            "at least": value >= limit,
+            "within": abs(value) <= limit,
+            "exactly": value == limit,
+        }[check.relation]
+    assert holds == (check.verdict == "pass"), check.line
+    shown = {"at most": "at most", "at least": "at least", "within": "within ±", "exactly": "expected"}[check.relation]
+    assert f"({shown}" in check.line or (limit == 0 and "(none allowed)" in check.line), check.line
+    assert check.unit != "share" or check.line.count(" %") >= 1
