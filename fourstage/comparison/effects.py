@@ -77,6 +77,7 @@ ROWS = (
     Quantity("peak memory", "peak_memory_bytes", "bytes", "size"),
 )
 
+MEMORY = next(place for place, row in enumerate(ROWS) if row.field == "peak_memory_bytes")
 PLACES = [QUANTITIES.index(row.field) for row in ROWS]
 
 
@@ -93,6 +94,13 @@ class RunData:
     valid: bool = True
     checks_failed: tuple[str, ...] = ()
     checks_warned: tuple[str, ...] = ()
+
+    @property
+    def fault(self) -> str:
+        """Why nothing should be claimed against it, behind its name; "" of a valid run."""
+        if self.valid:
+            return ""
+        return f"failed {', '.join(self.checks_failed)}" if self.checks_failed else "was never checked"
 
 
 @dataclass(frozen=True)
@@ -189,7 +197,7 @@ class Pairwise:
     failed_target: Unpaired
     rows: tuple[Row, ...]  # in the order of ROWS, without those that nothing was measured for
     shares: tuple[Share, ...]  # of the four stages
-    bottleneck_baseline: str  # the stage with the largest share; "" where none was measured
+    bottleneck_baseline: str  # the stage with the largest share; "" where what was not timed apart may be larger
     bottleneck_target: str
     settings: tuple[Setting, ...]  # that differ between the two
     cached_baseline: tuple[str, ...]
@@ -268,7 +276,16 @@ def compare(
     caches = [cached_stages(run.params) for run in runs]
     figures = [_figures(pairs, seed, resamples, level) for pairs in paired]
     uneven = [set(caches[baseline]) ^ set(caches[i]) for i in targets]
-    tested = np.array([[row.kind != "count" and row.stage not in odd for row in ROWS] for odd in uneven])
+    for i, rows in zip(targets, figures, strict=True):
+        if not (own_memory(runs[baseline]) and own_memory(runs[i])):
+            rows[MEMORY] = None
+    tested = np.array(
+        [
+            [row.kind != "count" and row.stage not in odd and figure is not None
+             for row, figure in zip(ROWS, rows, strict=True)]
+            for odd, rows in zip(uneven, figures, strict=True)
+        ]
+    )  # fmt: skip
     verdicts = _verdicts([_log_ratios(pairs) for pairs in paired], tested, margin)
     found = []
     for i, pairs, rows, odd, judged in zip(targets, paired, figures, uneven, verdicts, strict=True):
@@ -293,8 +310,8 @@ def compare(
                 failed_target=_unpaired(sides[i].failed),
                 rows=tuple(judged_rows),
                 shares=shares,
-                bottleneck_baseline=max(shares, key=lambda share: share.baseline).stage if shares else "",
-                bottleneck_target=max(shares, key=lambda share: share.target).stage if shares else "",
+                bottleneck_baseline=_bottleneck({share.stage: share.baseline for share in shares}),
+                bottleneck_target=_bottleneck({share.stage: share.target for share in shares}),
                 settings=differing_settings((one, other)),
                 cached_baseline=caches[baseline],
                 cached_target=caches[i],
@@ -314,6 +331,18 @@ def compare(
         level=level,
         resamples=resamples,
     )
+
+
+def own_memory(run: RunData) -> bool:
+    """Whether its peak memory is its samples' own: a GPU's allocator counts from zero, while the resident set of a
+    process on a CPU has in it whatever earlier samples, models and runs left there."""
+    device = run.tags.get("fourstage.device", "")
+    return not device or device.startswith("cuda")
+
+
+def _bottleneck(shares: Mapping[str, float]) -> str:
+    stage, largest = max(shares.items(), key=lambda item: item[1], default=("", 0.0))
+    return stage if largest >= 1 - sum(shares.values()) else ""
 
 
 def cached_stages(params: Mapping[str, str]) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fourstage.tracking.store import Destination
 
 PARENT = "tags.`fourstage.role` = 'parent'"
+MOST_SHARED = 20  # runs of one name that a message lists
 NAMES = 1000  # newest runs whose names are looked through for one that was meant
 
 
@@ -50,9 +51,10 @@ class Chosen:
 
     name: str  # of the sweep, or of the two runs
     runs: tuple[RunFacts, ...]  # finished ones
-    baseline: int  # its place in `runs`
+    baseline: int  # its place in `runs`; where it was not named, another may be taken
     left_out: tuple[LeftOut, ...]
     parent: RunFacts | None  # of the sweep, where there is one
+    named: bool = False  # the baseline was asked for
 
 
 def select_runs(destination: Destination, words: Words) -> Chosen:
@@ -104,11 +106,11 @@ def _two(destination: Destination, words: Words) -> Chosen:
     runs = tuple(_find(destination, wanted) for wanted in (words.baseline, words.target))
     if runs[0].run_id == runs[1].run_id:
         raise SettingError(f"baseline and target are the same run, {runs[0].name} ({runs[0].run_id})")
-    return Chosen(f"{runs[0].name}-vs-{runs[1].name}", runs, 0, (), None)
+    return Chosen(f"{runs[0].name}-vs-{runs[1].name}", runs, 0, (), None, named=True)
 
 
 def _find(destination: Destination, wanted: str) -> RunFacts:
-    """The newest finished run of that id or name. Raises UserError where there is none."""
+    """The finished run of that id or name. Raises UserError where there is none, and where several share the name."""
     from fourstage.tracking.reader import find_runs
     from fourstage.tracking.search import quote_text
 
@@ -117,6 +119,8 @@ def _find(destination: Destination, wanted: str) -> RunFacts:
         destination, f"attributes.run_name = {text}"
     )
     runs = [run for run in found if not is_parent(run)]
+    if len(runs) > 1:
+        raise _shared(wanted, runs)
     if finished := [run for run in runs if run.status == "FINISHED"]:
         return finished[0]
     if runs:
@@ -126,6 +130,18 @@ def _find(destination: Destination, wanted: str) -> RunFacts:
     there = find_runs(destination, newest=NAMES)
     names = sorted({run.name for run in there if run.status == "FINISHED" and not is_parent(run)})
     raise SettingError(f"no finished run {wanted!r}; {suggest(wanted, names) if names else 'there is none'}")
+
+
+def _shared(name: str, runs: Sequence[RunFacts]) -> SettingError:
+    """Several runs have the name: which of them is meant, nobody can know."""
+    import time
+
+    told = [
+        f"{run.run_id} ({time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.started_unix_s))}, {run.status})"
+        for run in runs[:MOST_SHARED]
+    ]
+    more = f" and {len(runs) - MOST_SHARED} more" if len(runs) > MOST_SHARED else ""
+    return SettingError(f"{len(runs)} runs are called {name!r}: name one by its id: {', '.join(told)}{more}")
 
 
 def _searched(destination: Destination, words: Words) -> Chosen:
@@ -183,15 +199,18 @@ def _chosen(
     runs, left_out = _finished(found)
     baseline = 0
     if words.baseline:
-        inside = [place for place, run in enumerate(runs) if words.baseline in (run.run_id, run.name)]
-        if inside:
-            baseline = inside[0]
-        else:
+        inside = [place for place, run in enumerate(runs) if run.run_id == words.baseline] or [
+            place for place, run in enumerate(runs) if run.name == words.baseline
+        ]
+        if len(inside) > 1:
+            raise _shared(words.baseline, [runs[place] for place in inside])
+        if not inside:
             runs = (_find(destination, words.baseline), *runs)
+        baseline = inside[0] if inside else 0
     if len(runs) < 2:
         what = f"sweep {name}" if name != "filter" or parent else f"filter={words.filter}"
         raise UserError(f"{what}: {too_few(runs, left_out)}")
-    return Chosen(name, runs, baseline, left_out, parent)
+    return Chosen(name, runs, baseline, left_out, parent, named=bool(words.baseline))
 
 
 def too_few(runs: Sequence[RunFacts], left_out: Sequence[LeftOut]) -> str:

@@ -13,6 +13,7 @@ from decimal import Decimal
 
 from fourstage.stats.intervals import Interval
 
+ROUNDING_S = 1e-12  # what is left of equal times when they are taken from each other
 AS_MUCH = {"time": "as long as", "rate": "as fast as", "count": "as many as", "size": "as much as"}
 
 
@@ -53,6 +54,8 @@ def direction(ratio: float, kind: str = "time") -> str:
 def with_limits(interval: Interval, unit: str = "s") -> str:
     """`41.2 ms [40.8, 41.7]`: as many digits as the limits allow; seconds and bytes in the unit that fits."""
     low, high, estimate = interval.low, interval.high, interval.estimate
+    if unit == "s" and max(map(abs, (low, high, estimate))) < ROUNDING_S:
+        low = high = estimate = 0.0
     factor, name = _scale(estimate, low, high, unit)
     half = (high - low) / 2 / factor
     value = estimate / factor

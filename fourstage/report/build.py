@@ -1,6 +1,6 @@
 """Runs side by side: select → read → pair → compare → say, and write report.html, report.md and compare.json.
 
-python -m fourstage.compare                                # the last sweep, its first run as baseline
+python -m fourstage.compare                                # the last sweep, its first valid run as baseline
 python -m fourstage.compare baseline=<id or name> target=<id or name>
 python -m fourstage.compare sweep=<name> by=model          # runs that differ in the model only, each group by itself
 python -m fourstage.compare 'filter=params.model.name = "videollava" and metrics.total_s.median < 2'
@@ -10,6 +10,7 @@ python -m fourstage.compare 'filter=params.model.name = "videollava" and metrics
   sweep=          a sweep's name, its parent's name (the newest) or its parent's run id
   filter=         MLflow's search language; names need no quotes
   by=             settings, with commas: within each group, runs differ in these only, and in what follows from them
+  exclude=        samples that are left out of every figure: keys or globs, with commas
   margin=0.02     within which two times are called equivalent
   allow_invalid=false   whether a run with a failed check may be the baseline
   out=            folder of the files; by itself mlruns/compare/<name>
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from fourstage.comparison.selection import Chosen, LeftOut
     from fourstage.comparison.texts import TextRow
     from fourstage.config.studies import Study
+    from fourstage.records.columns import Columns
     from fourstage.tracking.reader import RunFacts
     from fourstage.tracking.store import Destination
 
@@ -47,6 +49,7 @@ WORDS = {
     "target": "",
     "sweep": "",
     "by": "",
+    "exclude": "",
     "filter": "",
     "margin": "0.02",
     "allow_invalid": "false",
@@ -54,6 +57,7 @@ WORDS = {
     "uri": "sqlite:///mlruns/mlflow.db",
     "experiment": "fourstage",
 }
+MOST_LETTERS = 80  # of a word that a message repeats
 TEXT_SAMPLES, TEXT_RUNS = 12, 8  # whose texts and pictures the report shows; records.parquet has all
 SAME = {  # what makes runs comparable, by the tag that tells it
     "fourstage.dataset_hash": "data",
@@ -79,6 +83,7 @@ class Compared:
     parts: tuple[Part, ...]  # none where there were fewer than two runs
     findings: tuple[Finding, ...]
     left_out: tuple[LeftOut, ...]
+    excluded: tuple[str, ...]  # keys of samples that are in no figure
     notes: tuple[str, ...]
     files: tuple[Path, ...]
     markdown: str  # the result in short
@@ -106,13 +111,13 @@ def compare_command(words: Mapping[str, str]) -> Compared:
     with _collector_at_rest():
         chosen = select_runs(where, Words(words["baseline"], words["target"], words["sweep"], words["filter"], by))
     out = Path(words["out"]).expanduser() if words["out"] else beside(where) / slug(chosen.name)
-    return _compare(console(), where, chosen, by, margin, allow_invalid, out)
+    return _compare(console(), where, chosen, by, margin, allow_invalid, out, words["exclude"])
 
 
 def compare_sweep(destination: Destination, parent: str, out: Path, margin: float = 0.02) -> Compared:
     """Compare the runs nested under a parent (its run id), print it, and write the files into `out`.
 
-    The baseline is the first valid run. Fewer than two finished runs are no error: the result then has no parts, and
+    The baseline is the first valid run, where there is one. Fewer than two finished runs are no error: the result then has no parts, and
     a line says so. Raises UserError where the store cannot be read or `out` cannot be written.
     """
     from fourstage.comparison.selection import children, too_few
@@ -122,10 +127,8 @@ def compare_sweep(destination: Destination, parent: str, out: Path, margin: floa
     screen = console()
     if len(chosen.runs) < 2:
         return _nothing(screen, chosen, f"not compared: {too_few(chosen.runs, chosen.left_out)}")
-    valid = [place for place, run in enumerate(chosen.runs) if not _faults(run)]
-    baseline = valid[0] if valid else 0
     try:
-        return _compare(screen, destination, replace(chosen, baseline=baseline), (), margin, not valid, out)
+        return _compare(screen, destination, chosen, (), margin, None, out)
     except _TooFewError as error:
         return _nothing(screen, chosen, f"not compared: {error}")
 
@@ -139,7 +142,7 @@ def _nothing(screen: Console, chosen: Chosen, line: str) -> Compared:
 
     notes = (line, *_left_out(chosen.left_out))
     print_notes(screen, notes, ())
-    return Compared(chosen.name, (), (), chosen.left_out, notes, (), f"{line}\n")
+    return Compared(chosen.name, (), (), chosen.left_out, (), notes, (), f"{line}\n")
 
 
 def _compare(
@@ -148,9 +151,11 @@ def _compare(
     chosen: Chosen,
     by: Sequence[str],
     margin: float,
-    allow_invalid: bool,
+    allow_invalid: bool | None,
     out: Path,
+    exclude: str = "",
 ) -> Compared:
+    """Compare, print and write. `allow_invalid` None: an invalid baseline is allowed where no run is valid."""
     from fourstage.comparison.effects import compare
     from fourstage.comparison.findings import find
     from fourstage.report.terminal import markdown_summary, print_comparison, print_notes
@@ -158,21 +163,25 @@ def _compare(
     with TemporaryDirectory() as folder, _collector_at_rest():
         runs, places, left_out = read_runs(destination, chosen.runs, Path(folder))
         left_out = (*chosen.left_out, *left_out)
-        wanted = chosen.runs[chosen.baseline].run_id
-        if len(runs) < 2 or all(run.run_id != wanted for run in runs):
+        named = chosen.runs[chosen.baseline] if chosen.named else None
+        if len(runs) < 2 or (named is not None and all(run.run_id != named.run_id for run in runs)):
             raise _too_few(chosen, runs, left_out)
-        baseline = next(place for place, run in enumerate(runs) if run.run_id == wanted)
-        parts, lonely = [], list[str]()
-        for label, members, first in _divide(runs, baseline, by, lonely):
-            _refuse_invalid(members[first], allow_invalid)
+        if allow_invalid is None:
+            allow_invalid = not any(run.valid for run in runs)
+        whole = {run.run_id: run.columns for run in runs}
+        excluded = _excluded(exclude, runs)
+        runs = [replace(run, columns=_without(run.columns, excluded)) for run in runs] if excluded else runs
+        groups, told = _groups(runs, named.run_id if named else None, by, allow_invalid)
+        parts = []
+        for label, members, first in groups:
+            if excluded and not len(members[first].columns.measured):
+                raise UserError(f"exclude={brief(exclude)} leaves no sample of the baseline {members[first].name}")
             found = compare(members, first, margin)
-            parts.append(Part(label, found, read_texts(found, places)))
-    if not parts:
-        raise UserError(f"by={','.join(by)}: {'; '.join(lonely)}")
+            parts.append(Part(label, found, read_texts(found, places, whole)))
     facts = {run.run_id: run for run in chosen.runs}
     study = _study(runs)
     findings = find(study.name, runs) if study else ()
-    notes = [*_left_out(left_out), *lonely, *_doubts(runs)]
+    notes = [*_left_out(left_out), *_told_excluded(excluded), *told, *_doubts(runs)]
     pictures, missing = _pictures(destination, parts, facts)
     notes += [missing] if missing else []
     titles = [f"{chosen.name}: {part.label}" if part.label else chosen.name for part in parts]
@@ -184,6 +193,7 @@ def _compare(
         parts=tuple(parts),
         findings=findings,
         left_out=left_out,
+        excluded=excluded,
         notes=tuple(notes),
         files=(),
         markdown=markdown_summary(chosen.name, [(part.label, part.comparison) for part in parts], notes, findings),
@@ -217,7 +227,6 @@ def read_runs(
             left_out.append(LeftOut(name, run.run_id, str(error)))
             continue
         places[run.run_id] = path
-        failed = _faults(run)
         found.append(
             RunData(
                 run_id=run.run_id,
@@ -226,32 +235,31 @@ def read_runs(
                 tags=run.tags,
                 metrics=run.metrics,
                 columns=columns,
-                valid=not failed,
-                checks_failed=failed,
+                valid=run.tags.get("fourstage.valid") == "true",
+                checks_failed=_listed(run.tags.get("fourstage.checks_failed", "")),
                 checks_warned=_listed(run.tags.get("fourstage.checks_warned", "")),
             )
         )
     return found, places, tuple(left_out)
 
 
-def read_texts(found: Comparison, places: Mapping[str, Path]) -> tuple[TextRow, ...]:
-    """What the first runs answered to the first samples of the baseline."""
+def read_texts(found: Comparison, places: Mapping[str, Path], whole: Mapping[str, Columns]) -> tuple[TextRow, ...]:
+    """What the first runs answered to the first samples of the baseline; `whole` has all rows of each run's file."""
     from fourstage.comparison.texts import compare_texts
 
     base = found.runs[found.baseline]
     runs = [base, *(run for run in found.runs if run is not base)][:TEXT_RUNS]
     measured = base.columns.measured
     keys = [measured.keys[code] for code in dict.fromkeys(measured.key_codes.tolist())][:TEXT_SAMPLES]
-    return compare_texts([(run.name, _first_records(run, keys, places[run.run_id])) for run in runs])
+    return compare_texts([(run.name, _first_records(whole[run.run_id], keys, places[run.run_id])) for run in runs])
 
 
-def _first_records(run: RunData, keys: Sequence[str], path: Path) -> list[SampleRecord]:
+def _first_records(columns: Columns, keys: Sequence[str], path: Path) -> list[SampleRecord]:
     """Of each key the first measured record that succeeded, else the first."""
     import numpy as np
 
     from fourstage.records.table import read_rows
 
-    columns = run.columns
     code = {key: place for place, key in enumerate(columns.keys)}
     rows = []
     for key in keys:
@@ -262,15 +270,96 @@ def _first_records(run: RunData, keys: Sequence[str], path: Path) -> list[Sample
     return read_rows(path, np.array(sorted(rows), dtype=np.int64))
 
 
+def _excluded(text: str, runs: Sequence[RunData]) -> tuple[str, ...]:
+    """The keys of samples that `exclude=` names. Raises SettingError for a word that names none of them."""
+    import difflib
+    from fnmatch import fnmatchcase
+
+    known = dict.fromkeys(key for run in runs for key in run.columns.keys)
+    words = [text] if text in known else [word.strip() for word in text.split(",") if word.strip()]
+    found: dict[str, None] = {}
+    for word in words:
+        matched = [word] if word in known else [key for key in known if fnmatchcase(key, word)]
+        if not matched:
+            near = difflib.get_close_matches(word[:MOST_LETTERS], list(known), n=5, cutoff=0.5)
+            hint = (
+                f"near it are {', '.join(near)}" if near else f"the first of {len(known)} is {next(iter(known), '-')}"
+            )
+            raise SettingError(f"exclude={brief(word)}: no sample of these runs has this key; {hint}")
+        found |= dict.fromkeys(matched)
+    return tuple(key for key in known if key in found)
+
+
+def _without(columns: Columns, keys: Sequence[str]) -> Columns:
+    import numpy as np
+
+    gone = set(keys)
+    codes = [code for code, key in enumerate(columns.keys) if key in gone]
+    return columns.where(~np.isin(columns.key_codes, codes))
+
+
+def _told_excluded(keys: Sequence[str]) -> list[str]:
+    if not keys:
+        return []
+    samples = "1 sample is" if len(keys) == 1 else f"{len(keys)} samples are"
+    more = f" and {len(keys) - TEXT_SAMPLES} more" if len(keys) > TEXT_SAMPLES else ""
+    return [f"{samples} excluded from every figure: {', '.join(keys[:TEXT_SAMPLES])}{more}"]
+
+
+def _groups(
+    runs: Sequence[RunData], named: str | None, by: Sequence[str], allow_invalid: bool
+) -> tuple[list[tuple[str, list[RunData], int]], list[str]]:
+    """The groups that can be compared, each with its baseline's place, and what must be told of the others and of the choice of the baseline.
+
+    Where no baseline is named, it is the first run against which something can be compared. Raises UserError where
+    there is none.
+    """
+    tried = [i for i, run in enumerate(runs) if named is None or run.run_id == named]
+    reasons: list[str] = []
+    for baseline in tried:
+        told: list[str] = []
+        found = []
+        for label, members, places in _divide(runs, baseline, by, told):
+            if allowed := [place for place in places if members[place].valid or allow_invalid]:
+                found.append((label, members, allowed[0]))
+                continue
+            where = f" at {label}" if label else ""
+            told.append(f"not compared{where}: {_refusal(members[places[0]])}")
+        if found:
+            if baseline and named is None:
+                told.insert(0, f"the baseline is {runs[baseline].name}: {_passed_over(runs[:baseline])}")
+            return found, told
+        reasons = reasons or told
+    if by:
+        raise UserError(f"by={brief(','.join(by))}: {'; '.join(reasons)}")
+    first = _refusal(runs[tried[0]])
+    raise UserError(first if named or len(tried) < 2 else f"no run of these is valid: {first}")
+
+
+def _passed_over(runs: Sequence[RunData]) -> str:
+    """Why none of the runs before the baseline is it."""
+    invalid = [f"{run.name} before it {run.fault}" for run in runs if not run.valid]
+    more = f" and {len(invalid) - 3} more" if len(invalid) > 3 else ""
+    return "; ".join(invalid[:3]) + more if invalid else "those before it have nothing to be compared with"
+
+
+def _refusal(run: RunData) -> str:
+    return (
+        f"{run.name} ({run.run_id}) is invalid, it {run.fault}: against it nothing should be claimed; name another run "
+        "with baseline=, or say allow_invalid=true"
+    )
+
+
 def _divide(
     runs: Sequence[RunData], baseline: int, by: Sequence[str], lonely: list[str]
-) -> list[tuple[str, list[RunData], int]]:
-    """The groups to compare: label, runs and the baseline's place; what has no partner is told in `lonely`.
+) -> list[tuple[str, list[RunData], list[int]]]:
+    """The groups to compare: label, runs and the places that the baseline can have; what has no partner is appended
+    to `lonely`.
 
-    In each group the baseline is the run with the baseline's own values of the chosen settings.
+    In each group the baseline is a run with the baseline's own values of the chosen settings.
     """
     if not by:
-        return [("", list(runs), baseline)]
+        return [("", list(runs), [baseline])]
     from fourstage.comparison.grouping import distinct_names, group_by
 
     groups = group_by([run.params for run in runs], by)
@@ -298,24 +387,8 @@ def _divide(
         elif len(members) < 2:
             lonely.append(f"only {names[0]}{where}: nothing to compare it with")
         else:
-            found.append((group.label, members, same[0]))
+            found.append((group.label, members, same))
     return found
-
-
-def _refuse_invalid(run: RunData, allowed: bool) -> None:
-    if not run.valid and not allowed:
-        raise UserError(
-            f"{run.name} ({run.run_id}) is invalid, it failed {', '.join(run.checks_failed)}: against it nothing "
-            "should be claimed; name another run with baseline=, or say allow_invalid=true"
-        )
-
-
-def _faults(run: RunFacts) -> tuple[str, ...]:
-    """The checks that a run failed; a run that was never checked has failed that."""
-    valid = run.tags.get("fourstage.valid")
-    if valid == "true":
-        return ()
-    return _listed(run.tags.get("fourstage.checks_failed", "")) or ("to be checked at all",)
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -323,8 +396,9 @@ def _listed(text: str) -> tuple[str, ...]:
 
 
 def _too_few(chosen: Chosen, runs: Sequence[RunData], left_out: Sequence[LeftOut]) -> UserError:
-    wanted = chosen.runs[chosen.baseline]
-    if why := next((item.why for item in left_out if item.run_id == wanted.run_id), None):
+    wanted = chosen.runs[chosen.baseline] if chosen.named else None
+    why = next((item.why for item in left_out if wanted is not None and item.run_id == wanted.run_id), None)
+    if wanted is not None and why is not None:
         return _TooFewError(f"the baseline {wanted.name} ({wanted.run_id}) cannot be read: {why}")
     told = "; ".join(f"{item.name}: {item.why}" for item in left_out[:3])
     return _TooFewError(f"{chosen.name}: {len(runs)} run with records, and a comparison needs two ({told})")
@@ -337,7 +411,7 @@ def _left_out(left_out: Sequence[LeftOut]) -> list[str]:
 def _doubts(runs: Sequence[RunData]) -> list[str]:
     """What speaks against the comparison: invalid runs, warnings, runs of other data, code or machines."""
     notes = ["no run of this comparison is valid: nothing should be claimed"] if not any(r.valid for r in runs) else []
-    notes += [f"invalid: {run.name} failed {', '.join(run.checks_failed)}" for run in runs if not run.valid]
+    notes += [f"invalid: {run.name} {run.fault}" for run in runs if not run.valid]
     notes += [f"warned: {run.name}: {', '.join(run.checks_warned)}" for run in runs if run.checks_warned]
     for tag, what in SAME.items():
         by_value: dict[str, list[str]] = {}
@@ -392,7 +466,10 @@ def _pictures(
     beside = [database.parent.parent] if database else []  # a store in mlruns/ of the folder that was worked in
     told = [(run.params, run.tags.get("fourstage.dataset_hash", "")) for run in runs]
     roots = [root for root in places(written, beside) if root.is_dir()] or ([Path(written)] if written else [])
-    return read_pictures(told, keys, roots)
+    try:
+        return read_pictures(told, keys, roots)
+    except Exception as error:  # of data that changed since, or of settings that another program wrote
+        return {}, f"no pictures of the samples: {type(error).__name__}: {error}"
 
 
 def _write(
@@ -434,6 +511,7 @@ def _write(
             compared.notes,
             question,
             command,
+            compared.excluded,
         )
         (out / "compare.json").write_text(as_json(found), encoding="utf-8")
     except OSError as error:
@@ -466,6 +544,11 @@ def beside(destination: Destination) -> Path:
 
     database = database_path(destination.uri)
     return (database.parent if database else Path("mlruns")) / "compare"
+
+
+def brief(text: str) -> str:
+    """A word as a message repeats it."""
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
 
 
 def _near(path: Path) -> str:

@@ -29,6 +29,7 @@ def document(
     notes: Sequence[str] = (),
     question: str = "",
     command: str = "",
+    excluded: Sequence[str] = (),
 ) -> dict[str, Any]:
     """All of it as plain values; each comparison with the label of its group."""
     return {
@@ -41,6 +42,7 @@ def document(
             {"question": item.question, "answer": item.answer, "measured": item.measured} for item in findings
         ],
         "left_out": [dict(item) for item in left_out],
+        "excluded": list(excluded),
         "notes": list(notes),
     }
 

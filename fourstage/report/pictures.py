@@ -64,7 +64,11 @@ def _samples(params: Params, digest: str, roots: Sequence[Path]) -> dict[str, Sa
     """The dataset's samples by key, or why there are none."""
     root = next((root for root in roots if root.is_dir()), None)
     if root is None:
-        tried = f"{roots[0]} is not there" if roots else "the runs do not say where their data lay"
+        tried = (
+            f"{roots[0]} is {'no folder' if roots[0].exists() else 'not there'}"
+            if roots
+            else "the runs do not say where their data lay"
+        )
         return f"{tried}"
     limit = params.get("dataset.limit", "None")
     try:

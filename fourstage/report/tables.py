@@ -109,7 +109,7 @@ def remarks(comparison: Comparison) -> tuple[Remark, ...]:
         found.append(Remark("bad", f"The baseline {base.name} is invalid, so nothing below should be claimed."))
     invalid = [run for run in comparison.runs if not run.valid]
     found += _limited(
-        [Remark("bad", f"Invalid: {run.name} ({_list(run.checks_failed) or 'no reason kept'})") for run in invalid]
+        [Remark("bad", f"Invalid: {run.name} ({_list(run.checks_failed) or 'never checked'})") for run in invalid]
     )
     warned = [run for run in comparison.runs if run.checks_warned]
     by_checks: dict[tuple[str, ...], list[str]] = {}

@@ -234,7 +234,7 @@ def _print_attribution(screen: Console, found: Attribution) -> None:
         table.add_column(column, justify="right", no_wrap=True)
     told = not found.gap.contains(0.0) and math.isfinite(found.gap.high - found.gap.low)
     for factor in found.factors:
-        share = f"{100 * factor.share:.0f} %" if told else "-"  # a share of a gap that may be none says nothing
+        share = f"{round(100 * factor.share)} %" if told else "-"  # a share of a gap that may be none says nothing
         cached = " (cached in one run)" if factor.cached else ""
         table.add_row(factor.label + cached, with_limits(factor.contribution), share, f"{factor.ratio:.3f}")
     table.add_section()
@@ -331,7 +331,7 @@ def _print_settings(screen: Console, found: Comparison) -> None:
 def _marks(run: RunData) -> str:
     if run.valid:
         return ""
-    return f"  [red]INVALID[/red] {shown(', '.join(run.checks_failed))}"
+    return f"  [red]INVALID[/red] {shown(', '.join(run.checks_failed) or 'never checked')}"
 
 
 def _table(screen: Console, title: str) -> Table:

@@ -23,7 +23,7 @@ from fourstage.stages import SampleRecord
 from fourstage.trust.audits import Audits, run_audits
 from fourstage.trust.checks import Evidence, Expected
 from fourstage.trust.peaks import device_peaks
-from fourstage.trust.roofline import Peaks, Shares, run_shares
+from fourstage.trust.roofline import Peaks, Shapes, Shares, run_shares
 
 
 def gather(
@@ -40,7 +40,11 @@ def gather(
     }
     evidence = Evidence.read(records, **rest) if isinstance(records, Path) else Evidence.of(records, **rest)
     try:
-        return replace(evidence, shares=device_shares(config, pipeline, evidence))
+        shapes = model_shapes(uncached(pipeline))
+    except (TypeError, AttributeError) as error:  # somebody's own model, whose parts are not known here
+        return replace(evidence, no_shares=f"the model's shapes are not known: {error}")
+    try:
+        return replace(evidence, shares=device_shares(config, pipeline, evidence, shapes))
     except (RuntimeError, KeyError, OSError) as error:  # the device has no room for the copy: the run stands
         return replace(evidence, no_shares=f"the device's peaks could not be measured: {error}")
 
@@ -70,13 +74,13 @@ def expected(config: Config, pipeline: StagedPipeline) -> Expected:
     )
 
 
-def device_shares(config: Config, pipeline: StagedPipeline, evidence: Evidence) -> Shares:
+def device_shares(config: Config, pipeline: StagedPipeline, evidence: Evidence, shapes: Shapes) -> Shares:
     """How near the run came to the device's measured limits.
 
     Where a sample seems faster than they allow, they are measured once more and the higher ones hold: a peak that
     was taken on a busy machine is too low.
     """
-    device, shapes = pipeline.facts.device, model_shapes(uncached(pipeline))
+    device = pipeline.facts.device
 
     def against(peaks: Peaks) -> Shares:
         return run_shares(evidence.columns, evidence.sampled, shapes, peaks, config.precision, beams=config.num_beams)

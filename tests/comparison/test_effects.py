@@ -447,3 +447,22 @@ def test_three_hundred_runs_are_compared_in_seconds_and_little_memory() -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 150 * 2**20
+
+
+@pytest.mark.parametrize(("devices", "compared"), [(("cpu", "cpu"), False), (("cuda:0", "cpu"), False),
+                                                   (("cuda:0", "cuda:0"), True), (("", ""), True)])  # fmt: skip
+def test_memory_is_compared_where_it_is_the_samples_own(devices: tuple[str, str], compared: bool) -> None:
+    """The resident set of a process has in it what a bigger run left there: twice the same run differs by 5 %."""
+    first = [replace(r, peak_memory_bytes=1_000_000_000 + r.position) for r in records(1)]
+    again = [replace(r, peak_memory_bytes=950_000_000 + r.position) for r in records(1)]
+    runs = [replace(run(made), tags={"fourstage.device": device} if device else {})
+            for made, device in zip((first, again), devices, strict=True)]  # fmt: skip
+    pair = compare(runs).pairs[0]
+    assert (pair.row("peak memory") is not None) == compared
+    assert {row.name for row in pair.rows if row.verdict in CLAIMS} == ({"peak memory"} if compared else set())
+
+
+def test_no_stage_is_the_bottleneck_where_more_was_not_timed_apart() -> None:
+    apart = [replace(r, encode_s=None, decode_s=None, prefill_s=None) for r in records(1)]
+    pair = compare([run(apart), run(apart)]).pairs[0]
+    assert (pair.bottleneck_baseline, pair.bottleneck_target) == ("", "")

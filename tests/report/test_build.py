@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fourstage.comparison.effects import RunData
 from fourstage.comparison.selection import Words, select_runs
 from fourstage.config.schema import SettingError
+from fourstage.records.columns import Columns
 from fourstage.records.table import write_records
 from fourstage.report.build import WORDS as DEFAULTS
-from fourstage.report.build import Compared, compare_command, compare_sweep, main, slug
+from fourstage.report.build import Compared, _excluded, _groups, compare_command, compare_sweep, main, slug
 from fourstage.stages import SampleRecord, UserError
 from fourstage.tracking.store import Destination
 from fourstage.tracking.writer import TrackedRun
@@ -223,14 +225,15 @@ def test_an_invalid_baseline_is_refused_and_an_invalid_target_marked(
     bad = {"fourstage.valid": "false", "fourstage.checks_failed": "no_drift,closed_books"}
     _, ids = sweep(where, bad=(records(1), {}, bad), good=(records(2), {}, {}))
     with pytest.raises(UserError) as caught:
-        command(where, tmp_path)
+        command(where, tmp_path, baseline="bad", sweep="night")
     assert str(caught.value) == (
         f"bad ({ids['bad']}) is invalid, it failed no_drift, closed_books: against it nothing should be claimed; name "
         "another run with baseline=, or say allow_invalid=true"
     )
     command(where, tmp_path, allow_invalid="true")
     assert "INVALID no_drift, closed_books" in capsys.readouterr().out
-    command(where, tmp_path, baseline="good", sweep="night")
+    found = command(where, tmp_path)
+    assert "the baseline is good: bad before it failed no_drift, closed_books" in found.notes
     out = capsys.readouterr().out
     assert "invalid: bad failed no_drift, closed_books" in out
     assert [run["valid"] for run in written(tmp_path)["comparisons"][0]["runs"]] == [False, True]
@@ -241,8 +244,11 @@ def test_a_run_that_was_never_checked_is_no_baseline(where: Destination, tmp_pat
     run.log_results(records(1, n=2))
     run.end("FINISHED")
     store(where, "b", records(2))
-    with pytest.raises(UserError, match="it failed to be checked at all"):
+    with pytest.raises(UserError, match="is invalid, it was never checked: against it nothing should be claimed"):
         command(where, tmp_path, baseline="unchecked", target="b")
+    found = command(where, tmp_path, baseline="b", target="unchecked")
+    assert "invalid: unchecked was never checked" in found.notes
+    assert [run["checks_failed"] for run in written(tmp_path)["comparisons"][0]["runs"]] == [[], []]
 
 
 def test_runs_of_other_data_code_or_machines_are_told(where: Destination, tmp_path: Path) -> None:
@@ -420,3 +426,105 @@ def test_an_out_that_cannot_be_written_is_one_line(where: Destination, tmp_path:
     (tmp_path / "taken").write_text("a file")
     with pytest.raises(UserError, match=r"cannot write into .*taken.*; set out= to another folder"):
         command(where, tmp_path, out=str(tmp_path / "taken"))
+
+
+def data(name: str, valid: bool = True, **params: str) -> RunData:
+    failed = () if valid else ("no_drift",)
+    return RunData(f"id-{name}", name, params, {}, {}, Columns.of(records(1, n=2)), valid, failed)
+
+
+def test_groups_without_a_valid_baseline_are_told_and_the_others_compared() -> None:
+    runs = [
+        data(f"{model}-{precision}", valid=(model, precision) != ("eventgpt", "fp32"), model=model, precision=precision)
+        for model in ("eventgpt", "videollava")
+        for precision in ("fp32", "bf16")
+    ]
+    for named in (None, "id-eventgpt-bf16"):
+        groups, told = _groups(runs, named, ("model",), allow_invalid=False)
+        assert [(label, [run.name for run in members], first) for label, members, first in groups] == [
+            ("precision=bf16", ["model=eventgpt", "model=videollava"], 0)
+        ]
+        assert told == [
+            "not compared at precision=fp32: model=eventgpt (id-eventgpt-fp32) is invalid, it failed no_drift: against "
+            "it nothing should be claimed; name another run with baseline=, or say allow_invalid=true"
+        ]
+    assert len(_groups(runs, None, ("model",), allow_invalid=True)[0]) == 2
+    nothing = [replace(run, valid=False, checks_failed=("no_drift",)) for run in runs]
+    with pytest.raises(
+        UserError, match=r"by=model: not compared at precision=fp32: .*; not compared at precision=bf16"
+    ):
+        _groups(nothing, None, ("model",), allow_invalid=False)
+
+
+def test_of_a_groups_runs_with_the_baselines_settings_a_valid_one_is_taken() -> None:
+    runs = [data("one", valid=False, model="a"), data("again", model="a"), data("other", model="b")]
+    ((_, members, first),), _ = _groups(runs, None, ("model",), allow_invalid=False)
+    assert members[first].run_id == "id-again"
+
+
+def test_excluded_samples_are_in_no_figure_and_the_report_says_so(where: Destination, tmp_path: Path) -> None:
+    slow = [replace(r, total_s=99.0, output="slow") if r.key == "clip 0" else r for r in records(1)]
+    sweep(where, a=(slow, {}, {}), b=(records(2), {}, {}))
+    found = command(where, tmp_path, exclude="clip 0,clip 1?")
+    pair = found.parts[0].comparison.pairs[0]
+    total = pair.row("total")
+    assert total is not None
+    assert (pair.n, total.baseline_mean < 9) == (9, True)
+    assert {row.key for row in found.parts[0].texts} == {f"clip {i}" for i in range(1, 10)}
+    assert "slow" not in str(found.parts[0].texts)
+    line = "3 samples are excluded from every figure: clip 0, clip 10, clip 11"
+    assert line in found.notes
+    assert line in (tmp_path / "out" / "report.html").read_text()
+    assert written(tmp_path)["excluded"] == ["clip 0", "clip 10", "clip 11"]
+
+
+@pytest.mark.parametrize(
+    ("exclude", "message"),
+    [
+        ("clip 21", "exclude=clip 21: no sample of these runs has this key; near it are clip 2"),
+        ("zebra*", "exclude=zebra*: no sample of these runs has this key; the first of 12 is clip 0"),
+        ("x" * 5000, f"exclude={'x' * 79}…: no sample"),
+        ("*", "exclude=* leaves no sample of the baseline a"),
+    ],
+)
+def test_an_exclusion_that_leaves_out_nothing_or_all_is_one_line(
+    three_runs: Destination, exclude: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([f"exclude={exclude}", f"uri={three_runs.uri}", "sweep=night"]) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert len(err) < 400
+
+
+def test_a_key_that_looks_like_a_glob_is_taken_as_it_is() -> None:
+    runs = [replace(data("a"), columns=Columns.of([replace(r, key=key) for r in records(1, n=1)]))
+            for key in ("clip [1]", "a,b", "clip 1")]  # fmt: skip
+    assert _excluded("clip [1]", runs) == ("clip [1]",)
+    assert _excluded("a,b", runs) == ("a,b",)
+    assert _excluded("clip ?", runs) == ("clip 1",)
+
+
+@pytest.fixture(scope="module")
+def three_runs(tmp_path_factory: pytest.TempPathFactory) -> Destination:
+    """A sweep of two, and runs that share a name."""
+    where = Destination(f"sqlite:///{tmp_path_factory.mktemp('three')}/mlruns/mlflow.db", None, "fourstage")
+    sweep(where, a=(records(1), {}, {}), b=(records(2), {}, {}))
+    store(where, "twin", records(1))
+    store(where, "twin", records(2))
+    store(where, "torn", records(2))
+    store(where, "torn", None, status="FAILED")
+    return where
+
+
+def test_a_name_that_runs_share_is_refused_with_their_ids(three_runs: Destination) -> None:
+    for words in (Words("a", "twin"), Words("twin", "a"), Words(baseline="twin", sweep="night")):
+        with pytest.raises(SettingError) as caught:
+            select_runs(three_runs, words)
+        assert re.fullmatch(
+            r"2 runs are called 'twin': name one by its id: [0-9a-f]{32} \(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d, FINISHED\), "
+            r"[0-9a-f]{32} \(.*, FINISHED\)",
+            str(caught.value),
+        )
+    with pytest.raises(SettingError, match=r"'torn': name one by its id: .*, FAILED\), .*, FINISHED\)"):
+        select_runs(three_runs, Words("a", "torn"))
