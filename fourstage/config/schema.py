@@ -16,11 +16,12 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from fourstage.stages import Sampling, UserError
+from fourstage.text import one_line
 
 
 class SettingError(UserError):
@@ -304,17 +305,68 @@ def sweep_settings(tree: Mapping[str, Any]) -> tuple[SweepSettings, TrackingSett
 
 
 NAMED = ("model", "weights", "precision", "temperature", "generation")  # what every name says
+UNSAID = {  # what a name says only where it is another: conf/'s own values
+    "protocol.name": "standard", "device": "auto", "engine.attention": "sdpa", "batch_size": 1, "cache": "none",
+    "num_beams": 1, "top_p": 1.0, "top_k": 50, "max_new_tokens": 512, "seed": 0, "prompt": None,
+    "model.source": "auto", "model.event_images": 5, "model.max_span_us": 100_000, "model.mp4_folder": "event_mp4",
+    "model.frames": 8, "model.frame_rule": "linspace", "weights.seed": 0, "weights.size": "7b",
+    "weights.vision_tower": None, "dataset.limit": None, "dataset.samples": 4,
+    "dataset.seconds": 1.0, "dataset.width": 320, "dataset.height": 240, "dataset.fps": 20, "dataset.seed": 0,
+    "dataset.file": "EventGPT_Instruction_Subset.json",
+}  # fmt: skip
+MOST_OF_A_VALUE, MOST_OF_A_NAME = 24, 120  # letters
 
 
 def default_run_name(config: Config, varied: Mapping[str, str] | None = None) -> str:
-    """`videollava-demo-bf16-T0.2-seed3`: what tells runs apart, with what a sweep varied beyond it."""
+    """`videollava-demo-bf16-T0.2-dsec-batch_size=4`: what tells the runs of a store apart.
+
+    With what a sweep varied beyond model, weights, precision and sampling; of a run by itself, with its checkpoint,
+    its dataset and whatever else is not as composed by default.
+    """
     how = "greedy" if config.temperature == 0 else f"T{config.temperature:g}"
     how += f"-fixed{config.max_new_tokens}" if config.stop == "fixed" else ""
     name = f"{config.model.name}-{config.weights.name}-{config.precision}-{how}"
-    for key, value in (varied or {}).items():
-        if key not in NAMED:
-            name += f"-{key.rpartition('.')[2]}={value}"
-    return name
+    if varied:
+        return _cut("-".join([name, *_said({key: text for key, text in varied.items() if key not in NAMED})]))
+    if isinstance(config.weights, PretrainedWeights) and config.weights.path:
+        name += f"-{_short(Path(config.weights.path).name)}"
+    if isinstance(config.dataset, JsonDatasetSettings):
+        name += f"-{_short(Path(config.dataset.root).expanduser().absolute().name or config.dataset.name)}"
+    flat = flatten(asdict(config))
+    unsaid = UNSAID | ({"max_new_tokens": config.max_new_tokens} if config.stop == "fixed" else {})
+    other = {key: str(flat[key]) for key, value in unsaid.items() if key in flat and flat[key] != value}
+    protocol = other.pop("protocol.name", "")
+    return _cut("-".join([name, *([_short(protocol)] if protocol else []), *_said(other)]))
+
+
+def name_of_varied(varied: Mapping[str, str]) -> str:
+    """`seed=1-batch_size=4`: what a sweep varied; "" where that is nothing."""
+    return _cut("-".join(_said(varied)))
+
+
+def _said(settings: Mapping[str, str]) -> list[str]:
+    """`frames=4`; the whole key where two settings end alike: `seed=1`, `dataset.seed=2`."""
+    ends = [key.rpartition(".")[2] for key in settings]
+    return [
+        f"{key if ends.count(end) > 1 else end}={_short(text)}"
+        for end, (key, text) in zip(ends, settings.items(), strict=True)
+    ]
+
+
+def _short(text: str) -> str:
+    """A value in a name: one line, cut where it is long, with four digits that tell it from others cut there."""
+    shown = one_line(text)
+    if len(shown) <= MOST_OF_A_VALUE:
+        return shown
+    return f"{shown[: MOST_OF_A_VALUE - 5]}…{_digits(text)}"
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= MOST_OF_A_NAME else f"{name[: MOST_OF_A_NAME - 5]}…{_digits(name)}"
+
+
+def _digits(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:4]
 
 
 def _build(kind: Any, tree: Any, path: str) -> Any:

@@ -448,7 +448,7 @@ def _fail(job: Job, error: Exception) -> Outcome:
     from fourstage.tracking.store import Destination
 
     assert job.place is not None
-    name = "-".join(f"{key.rpartition('.')[2]}={value}" for key, value in job.varied.items()) or f"job {job.place.job}"
+    name = settings.name_of_varied(job.varied) or f"job {job.place.job}"
     sweep, tracking = settings.sweep_settings(job.tree)
     same = settings.identity(job.tree)
     tags = _sweep_tags(job.place) | {"fourstage.settings_hash": same}

@@ -358,19 +358,24 @@ def test_whatever_fails_at_the_end_no_run_stays_running(
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_an_audit_that_fails_takes_nothing_from_the_measurement(
+def test_an_audit_that_fails_or_a_model_of_unknown_shapes_takes_nothing_from_the_measurement(
     run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("out of memory")
 
+    def unknown(_: object) -> None:
+        raise TypeError("OwnPipeline has no shapes here")
+
     monkeypatch.setattr("fourstage.trust.evidence.run_audits", fail)
+    monkeypatch.setattr("fourstage.trust.evidence.model_shapes", unknown)
     facts = finished(run(*on(dataset), "protocol.audit=true"))
     client, _ = open_store(store)
     checks = json.loads(Path(client.download_artifacts(facts.run_id, "checks.json")).read_text())["checks"]
-    (found,) = [check for check in checks if check["id"] == "staged_equals_own"]
-    assert found["verdict"] == "not possible"
-    assert "out of memory" in found["detail"]
+    for name, why in (("staged_equals_own", "out of memory"), ("nothing_impossible", "OwnPipeline has no shapes")):
+        (found,) = [check for check in checks if check["id"] == name]
+        assert found["verdict"] == "not possible"
+        assert why in found["detail"]
 
 
 def test_lost_traces_take_nothing_from_a_measurement(

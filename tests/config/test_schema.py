@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +155,61 @@ def test_every_setting_of_conf_says_what_it_means() -> None:
     for path in [*conf_folder().glob("*/*.yaml"), conf_folder() / "config.yaml"]:
         text = Path(path).read_text()
         assert "#" in text, f"{path.name} has no comment"
+
+
+def named(*overrides: str, **varied: str) -> str:
+    return settings.default_run_name(settings.check(composed(*overrides)), varied)
+
+
+def test_what_every_run_has_is_not_in_its_name() -> None:
+    assert named() == "eventgpt-demo-fp32-T0.6"
+    assert named("model=videollava", "generation=greedy") == "videollava-demo-fp32-greedy"
+    assert named("generation=fixed", "weights=random") == "eventgpt-random-fp32-greedy-fixed128"
+    for key, value in settings.UNSAID.items():
+        trees = [composed(*overrides) for overrides in
+                 ((), ("model=videollava",), ("weights=random",), ("weights=pretrained",),
+                  ("dataset=eventgpt_json", "dataset.root=x"))]  # fmt: skip
+        found = [flat[key] for flat in map(settings.flatten, trees) if key in flat]
+        assert found, key
+        assert set(found) == {value}, key
+
+
+@pytest.mark.parametrize(
+    ("overrides", "name"),
+    [
+        (["dataset=eventgpt_json", "dataset.root=/data/dsec/"], "dsec"),
+        (["dataset=eventgpt_json", "dataset.root=/data/dsec", "dataset.limit=5"], "dsec-limit=5"),
+        (["dataset.samples=8"], "samples=8"),
+        (["seed=3", "dataset.seed=4", "weights.seed=5"], "seed=3-weights.seed=5-dataset.seed=4"),
+        (["protocol=strict", "batch_size=4", "cache=frames"], "strict-batch_size=4-cache=frames"),
+        (
+            ["engine.attention=eager", "max_new_tokens=64", "num_beams=2"],
+            "attention=eager-num_beams=2-max_new_tokens=64",
+        ),
+        (["model.event_images=3", "top_p=0.9"], "top_p=0.9-event_images=3"),
+        (["prompt=Where?"], "prompt=Where?"),
+    ],
+)
+def test_a_name_says_what_is_not_as_by_default(overrides: list[str], name: str) -> None:
+    said = named(*overrides)
+    assert said.startswith("eventgpt-demo-fp32-T0.6-")
+    beyond = said.removeprefix("eventgpt-demo-fp32-T0.6-")
+    assert sorted(beyond.split("-")) == sorted(name.split("-"))
+
+
+def test_a_name_is_short_and_one_line_whatever_is_in_it() -> None:
+    config = settings.check(composed())
+    long = [replace(config, prompt="What is there? " * 400 + end) for end in ("a", "b")]
+    one, other = map(settings.default_run_name, long)
+    assert one != other
+    assert len(one) <= 60
+    assert replace(config, prompt="a\n\x1b[31mb") != config
+    assert settings.default_run_name(replace(config, prompt="a\n\x1b[31mb")).isprintable()
+    assert len(settings.default_run_name(config, {f"model.setting_{i}": "x" * 99 for i in range(40)})) <= 120
+
+
+def test_a_sweeps_runs_are_named_by_what_it_varied() -> None:
+    assert named("batch_size=4", seed="1", batch_size="4") == "eventgpt-demo-fp32-T0.6-seed=1-batch_size=4"
+    both = {"seed": "1", "dataset.seed": "2"}
+    assert settings.default_run_name(settings.check(composed()), both).endswith("-seed=1-dataset.seed=2")
+    assert settings.name_of_varied(both) == "seed=1-dataset.seed=2"
