@@ -223,7 +223,8 @@ def sentence(attribution: Attribution, baseline_name: str, target_name: str) -> 
         for factor in attribution.factors
         if not factor.contribution.contains(0.0) and abs(factor.contribution.estimate) > rounding
     ]
-    if gap.contains(0.0) or attribution.ratio.contains(1.0):
+    known = math.isfinite(attribution.ratio.estimate)  # of a baseline of 0 s there is none
+    if gap.contains(0.0) or (known and attribution.ratio.contains(1.0)):
         longer = [factor for factor in clear if factor.contribution.estimate > 0]
         shorter = [factor for factor in clear if factor.contribution.estimate < 0]
         inside = ""

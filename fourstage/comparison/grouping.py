@@ -93,7 +93,7 @@ def _checked(word: str, runs: Sequence[Params], differing: Sequence[str]) -> lis
     known = _names(runs)
     if not below(word, known):
         heads = sorted({*known, *(name.partition(".")[0] for name in known), "generation"})
-        raise SettingError(f"by={word}: no such setting of these runs; {suggest(word, heads)}")
+        raise SettingError(f"by={word[:80]}: no such setting of these runs; {suggest(word, heads)}")
     if not (names := below(word, differing)):
         raise SettingError(f"by={word}: the runs do not differ in it; they differ in {', '.join(differing) or 'none'}")
     return names

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fourstage.tracking.store import Destination
 
 PARENT = "tags.`fourstage.role` = 'parent'"
+MOST_LETTERS = 80  # of a word that a message repeats
 MOST_SHARED = 20  # runs of one name that a message lists
 NAMES = 1000  # newest runs whose names are looked through for one that was meant
 
@@ -129,7 +130,7 @@ def _find(destination: Destination, wanted: str) -> RunFacts:
         raise UserError(f"{wanted!r} is the parent of a sweep: compare its runs with sweep={wanted}")
     there = find_runs(destination, newest=NAMES)
     names = sorted({run.name for run in there if run.status == "FINISHED" and not is_parent(run)})
-    raise SettingError(f"no finished run {wanted!r}; {suggest(wanted, names) if names else 'there is none'}")
+    raise SettingError(f"no finished run {brief(wanted)!r}; {_suggest(wanted, names)}")
 
 
 def _shared(name: str, runs: Sequence[RunFacts]) -> SettingError:
@@ -141,7 +142,7 @@ def _shared(name: str, runs: Sequence[RunFacts]) -> SettingError:
         for run in runs[:MOST_SHARED]
     ]
     more = f" and {len(runs) - MOST_SHARED} more" if len(runs) > MOST_SHARED else ""
-    return SettingError(f"{len(runs)} runs are called {name!r}: name one by its id: {', '.join(told)}{more}")
+    return SettingError(f"{len(runs)} runs are called {brief(name)!r}: name one by its id: {', '.join(told)}{more}")
 
 
 def _searched(destination: Destination, words: Words) -> Chosen:
@@ -170,9 +171,7 @@ def _sweep(destination: Destination, wanted: str) -> tuple[RunFacts | None, str]
         if not newest:
             parents = find_runs(destination, PARENT, newest=NAMES)
             known = {*(run.name for run in parents), *(run.tags.get("fourstage.sweep", "") for run in parents)} - {""}
-            raise SettingError(
-                f"unknown sweep {wanted!r}; {suggest(wanted, sorted(known)) if known else 'there is none'}"
-            )
+            raise SettingError(f"unknown sweep {brief(wanted)!r}; {_suggest(wanted, sorted(known))}")
     elif not (newest := find_runs(destination, "tags.`fourstage.sweep` LIKE '%'", newest=1)):
         raise UserError("no sweep in this store: run one with -m, or name baseline= and target=")
     name = newest[0].tags["fourstage.sweep"]
@@ -208,7 +207,7 @@ def _chosen(
             runs = (_find(destination, words.baseline), *runs)
         baseline = inside[0] if inside else 0
     if len(runs) < 2:
-        what = f"sweep {name}" if name != "filter" or parent else f"filter={words.filter}"
+        what = f"sweep {name}" if name != "filter" or parent else f"filter={brief(words.filter)}"
         raise UserError(f"{what}: {too_few(runs, left_out)}")
     return Chosen(name, runs, baseline, left_out, parent, named=bool(words.baseline))
 
@@ -224,6 +223,19 @@ def _finished(runs: Sequence[RunFacts]) -> tuple[tuple[RunFacts, ...], tuple[Lef
         tuple(run for run in runs if run.status == "FINISHED"),
         tuple(LeftOut(run.name, run.run_id, _why(run)) for run in runs if run.status != "FINISHED"),
     )
+
+
+def _suggest(wanted: str, names: list[str]) -> str:
+    """What near it there is; of many names the first few."""
+    near = suggest(wanted, names) if names else "there is none"
+    if "--help" in near:
+        return f"there are {', '.join(names[:5])} and {len(names) - 5} more"
+    return near
+
+
+def brief(text: str) -> str:
+    """A word as a message repeats it."""
+    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
 
 
 def _why(run: RunFacts) -> str:

@@ -201,6 +201,8 @@ def _chunks_in(path: Path, known: _Known) -> Iterator[_Chunk]:
 
     roles = _Names()
     for batch in pieces(path, [*COUNTS, *NUMBERS, *NAMES, *LISTS, "error", "role"], CHUNK):
+        if missing := [name for name in (*COUNTS, "key") if batch.column(name).null_count]:
+            raise ValueError(f"{path}: a record has no {' and no '.join(missing)}")
         columns: dict[str, Any] = {
             name: batch.column(name).to_numpy(zero_copy_only=False) for name in (*COUNTS, *NUMBERS)
         }

@@ -19,6 +19,7 @@ python -m fourstage.compare 'filter=params.model.name = "videollava" and metrics
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,8 +30,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from fourstage.cli.command import parse_words, run_command
+from fourstage.comparison.selection import brief
 from fourstage.config.schema import SettingError
 from fourstage.stages import SampleRecord, UserError
+from fourstage.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +60,7 @@ WORDS = {
     "uri": "sqlite:///mlruns/mlflow.db",
     "experiment": "fourstage",
 }
-MOST_LETTERS = 80  # of a word that a message repeats
+MOST_SECONDS = 1e9  # of a stage: 30 years
 TEXT_SAMPLES, TEXT_RUNS = 12, 8  # whose texts and pictures the report shows; records.parquet has all
 SAME = {  # what makes runs comparable, by the tag that tells it
     "fourstage.dataset_hash": "data",
@@ -110,7 +113,7 @@ def compare_command(words: Mapping[str, str]) -> Compared:
     by = tuple(word.strip() for word in words["by"].split(",") if word.strip())
     with _collector_at_rest():
         chosen = select_runs(where, Words(words["baseline"], words["target"], words["sweep"], words["filter"], by))
-    out = Path(words["out"]).expanduser() if words["out"] else beside(where) / slug(chosen.name)
+    out = _folder(words["out"]) if words["out"] else beside(where) / slug(chosen.name)
     return _compare(console(), where, chosen, by, margin, allow_invalid, out, words["exclude"])
 
 
@@ -211,7 +214,7 @@ def read_runs(
 
     Records on this machine are read in place, others are downloaded into `folder`. No two runs have one name.
     """
-    from fourstage.comparison.effects import RunData
+    from fourstage.comparison.effects import RunData, cached_stages
     from fourstage.comparison.grouping import distinct_names
     from fourstage.comparison.selection import LeftOut
     from fourstage.records.columns import Columns
@@ -223,8 +226,14 @@ def read_runs(
         try:
             path = records_file(destination, run, folder)
             columns = Columns.read(path)
-        except (UserError, OSError, ValueError) as error:  # ValueError: what pyarrow raises for a damaged file
-            left_out.append(LeftOut(name, run.run_id, str(error)))
+            _refuse_unusable(path, columns)
+            cached_stages(run.params)
+        except UserError as error:
+            left_out.append(LeftOut(name, run.run_id, one_line(str(error))))
+            continue
+        except Exception as error:  # whatever pyarrow and numpy raise for a damaged file: the others are compared
+            why = f"its records.parquet cannot be read: {one_line(str(error)) or type(error).__name__}"
+            left_out.append(LeftOut(name, run.run_id, why))
             continue
         places[run.run_id] = path
         found.append(
@@ -241,6 +250,22 @@ def read_runs(
             )
         )
     return found, places, tuple(left_out)
+
+
+def _refuse_unusable(path: Path, columns: Columns) -> None:
+    """Raise UserError for numbers that no measurement gives: a figure of them would be one of nothing."""
+    import numpy as np
+
+    from fourstage.records.columns import SECONDS
+
+    for name in SECONDS:
+        values = getattr(columns, name)
+        wrong = np.flatnonzero((values < 0) | (values > MOST_SECONDS))
+        if len(wrong):
+            key = columns.keys[columns.key_codes[wrong[0]]]
+            raise UserError(f"{path}: {name} of {key} is {values[wrong[0]]:g}: expected seconds from 0")
+    if len(columns) and columns.batch_size.min() < 1:
+        raise UserError(f"{path}: a batch of {columns.batch_size.min()} samples: expected 1 or more")
 
 
 def read_texts(found: Comparison, places: Mapping[str, Path], whole: Mapping[str, Columns]) -> tuple[TextRow, ...]:
@@ -281,7 +306,7 @@ def _excluded(text: str, runs: Sequence[RunData]) -> tuple[str, ...]:
     for word in words:
         matched = [word] if word in known else [key for key in known if fnmatchcase(key, word)]
         if not matched:
-            near = difflib.get_close_matches(word[:MOST_LETTERS], list(known), n=5, cutoff=0.5)
+            near = difflib.get_close_matches(word[:80], list(known), n=5, cutoff=0.5)
             hint = (
                 f"near it are {', '.join(near)}" if near else f"the first of {len(known)} is {next(iter(known), '-')}"
             )
@@ -515,7 +540,9 @@ def _write(
         )
         (out / "compare.json").write_text(as_json(found), encoding="utf-8")
     except OSError as error:
-        raise UserError(f"cannot write into {out}: {error.strerror or error}; set out= to another folder") from error
+        raise UserError(
+            f"cannot write into {brief(str(out))}: {error.strerror or error}; set out= to another folder"
+        ) from error
     return (*files, out / "compare.json")
 
 
@@ -546,9 +573,16 @@ def beside(destination: Destination) -> Path:
     return (database.parent if database else Path("mlruns")) / "compare"
 
 
-def brief(text: str) -> str:
-    """A word as a message repeats it."""
-    return text if len(text) <= MOST_LETTERS else f"{text[: MOST_LETTERS - 1]}…"
+def _folder(text: str) -> Path:
+    """Where `out=` points. Raises SettingError for what no folder can be called."""
+    try:
+        path = Path(text).expanduser()
+        os.fsencode(path)
+    except (RuntimeError, UnicodeEncodeError) as error:  # ~ of nobody; half a surrogate pair
+        raise SettingError(f"out={brief(text)!r} is no folder's name: {error}") from error
+    if "\0" in text:
+        raise SettingError(f"out={brief(text)!r} is no folder's name: it has a NUL")
+    return path
 
 
 def _near(path: Path) -> str:
@@ -563,13 +597,13 @@ def _margin(text: str) -> float:
     except ValueError:
         margin = 0.0
     if not 0 < margin < 1:
-        raise SettingError(f"margin={text}: expected a number between 0 and 1, such as 0.02 for 2 %")
+        raise SettingError(f"margin={brief(text)}: expected a number between 0 and 1, such as 0.02 for 2 %")
     return margin
 
 
 def _flag(key: str, text: str) -> bool:
     if text.lower() not in ("true", "false"):
-        raise SettingError(f"{key}={text}: expected true or false")
+        raise SettingError(f"{key}={brief(text)}: expected true or false")
     return text.lower() == "true"
 
 

@@ -236,10 +236,14 @@ def _print_attribution(screen: Console, found: Attribution) -> None:
     for factor in found.factors:
         share = f"{round(100 * factor.share)} %" if told else "-"  # a share of a gap that may be none says nothing
         cached = " (cached in one run)" if factor.cached else ""
-        table.add_row(factor.label + cached, with_limits(factor.contribution), share, f"{factor.ratio:.3f}")
+        table.add_row(factor.label + cached, with_limits(factor.contribution), share, _factor(factor.ratio))
     table.add_section()
-    table.add_row("gap", with_limits(found.gap), "100 %" if told else "-", f"{found.ratio.estimate:.3f}")
+    table.add_row("gap", with_limits(found.gap), "100 %" if told else "-", _factor(found.ratio.estimate))
     screen.print(table)
+
+
+def _factor(ratio: float) -> str:
+    return f"{ratio:.3f}" if math.isfinite(ratio) else "-"
 
 
 def _rows(found: Comparison, most: int) -> Iterable[list[str]]:
