@@ -161,15 +161,16 @@ def pieces(path: Path, names: Sequence[str], rows: int) -> Iterator[Any]:
         if missing := [name for name in names if name not in present]:
             more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise UserError(
-                f"{path} lacks the columns {', '.join(missing[:5])}{more}: it was not written by this version of fourstage"
+                f"{path} lacks the columns {', '.join(missing[:5])}{more}: "
+                "it was not written by this version of fourstage"
             )
         wanted = schema()
         for name in names:
             found = file.schema_arrow.field(name).type
             if not found.equals(wanted.field(name).type):
                 raise UserError(
-                    f"{path}: column {name} holds {found}, expected {wanted.field(name).type}: it was not written by this "
-                    "version of fourstage"
+                    f"{path}: column {name} holds {found}, expected {wanted.field(name).type}: "
+                    "it was not written by this version of fourstage"
                 )
         yield from file.iter_batches(batch_size=rows, columns=list(names))
 

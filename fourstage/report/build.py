@@ -120,7 +120,8 @@ def compare_command(words: Mapping[str, str]) -> Compared:
 def compare_sweep(destination: Destination, parent: str, out: Path, margin: float = 0.02) -> Compared:
     """Compare the runs nested under a parent (its run id), print it, and write the files into `out`.
 
-    The baseline is the first valid run, where there is one. Fewer than two finished runs are no error: the result then has no parts, and
+    The baseline is the first valid run, where there is one. Fewer than two finished runs are no error: the result
+    then has no parts, and
     a line says so. Raises UserError where the store cannot be read or `out` cannot be written.
     """
     from fourstage.comparison.selection import children, too_few
@@ -334,7 +335,8 @@ def _told_excluded(keys: Sequence[str]) -> list[str]:
 def _groups(
     runs: Sequence[RunData], named: str | None, by: Sequence[str], allow_invalid: bool
 ) -> tuple[list[tuple[str, list[RunData], int]], list[str]]:
-    """The groups that can be compared, each with its baseline's place, and what must be told of the others and of the choice of the baseline.
+    """The groups that can be compared, each with its baseline's place, and what a reader must know of the others and
+    of the choice of the baseline.
 
     Where no baseline is named, it is the first run against which something can be compared. Raises UserError where
     there is none.

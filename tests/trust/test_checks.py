@@ -381,9 +381,10 @@ def test_the_line_of_each_check_says_how_its_value_relates_to_its_limit_as_its_v
         evidence(drift=0.04 / 20), evidence(caches=True), evidence(own_differs=True), evidence(per_token_read_s=0.001),
         evidence(per_token_read_s=0.00015), evidence(faulty={"s3": "load"}),
         evidence(faulty={f"s{i}": "load" for i in range(20)}), ended,
-        changed(evidence(), load_s=0.0), on(evidence(), evidence().sampled[:-2]), on(evidence(), [*evidence().sampled, evidence().sampled[0]]),
+        changed(evidence(), load_s=0.0), on(evidence(), evidence().sampled[:-2]),
+        on(evidence(), [*evidence().sampled, evidence().sampled[0]]),
         on(evidence(), [*evidence().sampled[:-1], evidence().sampled[0]]),
-        on(evidence(), [replace(record, load_s=5.0 if record.position > 15 else 0.01) for record in evidence().sampled]),
+        on(evidence(), [replace(one, load_s=5.0 if one.position > 15 else 0.01) for one in evidence().sampled]),
         replace(evidence(), shares=replace(POSSIBLE, fastest={"decode": Fastest("s4", 0.01, 0.03)})),
         replace(evidence(), busy=0.5), replace(evidence(), warm_up={"x": WarmUp(9, False)}),
         changed(replace(evidence(), expected=replace(EXPECTED, io="cold")), cached_share=1.0),
@@ -413,7 +414,8 @@ def assert_reads_right(check: Check) -> None:
         holds = found == of if limit == "all" else value == f"{limit}, 0 failed"
         holds = int(found) >= int(str(limit)) if check.relation == "at least" else holds
     else:
-        assert value is not None and not isinstance(limit, str)
+        assert value is not None
+        assert not isinstance(limit, str)
         holds = {
             "at most": value <= limit,
             "at least": value >= limit,
