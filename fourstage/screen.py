@@ -212,14 +212,14 @@ def print_run(
     faulty = (record for record in file if record.role == "sample" and not record.ok)
     nothing = file.failed > 0 and not done
     for record in islice(faulty, MOST_FAULTS if file.failed and not nothing else 0):
-        screen.print(f"[red]failed[/red] {_failure(record)}")
+        screen.print(f"[red]failed[/red] {_failure(record)}", soft_wrap=True)
     if file.failed > MOST_FAULTS and not nothing:
         screen.print(f"[red]… and {file.failed - MOST_FAULTS} more failed samples[/red]")
     for note in islice(file.notes, MOST_FAULTS):
         screen.print(f"[yellow]note[/yellow] {escape(note)}")
     if nothing:  # no check can be made of such a run: its cause is what there is to say
         all_of_them = f"all {file.failed} failed, first" if file.failed > 1 else "it failed:"
-        screen.print(f"[red]INVALID[/red]  no sample succeeded; {all_of_them} {_failure(next(faulty))}")
+        screen.print(f"[red]INVALID[/red]  no sample succeeded; {all_of_them} {_failure(next(faulty))}", soft_wrap=True)
     else:
         print_checks(screen, checks)
     state = "[green]FINISHED[/green]" if status == "FINISHED" else f"[red]{status}[/red]"

@@ -26,8 +26,9 @@ def said(folder: Path, capsys: pytest.CaptureFixture[str], *errors: str | None) 
 
 
 def test_a_run_without_a_success_says_its_cause_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert said(tmp_path, capsys, "no such file", "another") == [
-        "INVALID  no sample succeeded; all 2 failed, first my id: c0 (seq/0.npy) in load: no such file",
+    assert said(tmp_path, capsys, "no such file" + " at all" * 40, "another") == [
+        "INVALID  no sample succeeded; all 2 failed, first my id: c0 (seq/0.npy) in load: no such file"
+        + " at all" * 40,
         "FAILED  0 ok, 2 failed   run run  id id  in store",
     ]
     assert said(tmp_path, capsys, "[red]no such file")[0] == (
