@@ -220,15 +220,14 @@ def _video_source(sample: Sample) -> str:
 
 
 def _mp4_frames(path: Path, frames: int, rule: str, max_bytes: int) -> Media:
-    check_file(path, "a clip")
-    images, indices, total = read_video(path, frames, rule, max_bytes)
+    clip = read_video(path, frames, rule, max_bytes)
     return Media(
-        images=images,
+        images=clip.images,
         source="mp4",
-        indices=indices,
-        clip_length=total,
+        indices=clip.indices,
+        clip_length=clip.length,
         bytes_read=_bytes([path]),
-        notes=_repeated(total, frames),
+        notes=_repeated(clip.length, frames) + clip.notes,
     )
 
 

@@ -1,18 +1,28 @@
 """Video files: which frames of a clip the model sees, and decoding them through PyAV.
 
-Leaves out sound, seeking and rotation. A clip is decoded from its start: its frames depend on one another.
+The frames are those that a player shows, upright: hidden ones are not counted, a rotation is applied. Leaves out
+sound and seeking. A clip is decoded from its start: its frames depend on one another.
 
-    images, indices, length = read_video(Path("mp4/gota.mp4"), frames=8, rule="linspace")
+    clip = read_video(Path("mp4/gota.mp4"), frames=8, rule="linspace")
+    clip.images, clip.indices, clip.length, clip.notes
 """
 
 from __future__ import annotations
 
+import math
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fourstage.data.limits import MAX_SAMPLE_BYTES
+from fourstage.data.containers import READ, check_whole
+from fourstage.data.limits import MAX_SAMPLE_BYTES, check_decoded_bytes
 from fourstage.stages import SampleError, UserError
 
 if TYPE_CHECKING:
@@ -22,6 +32,35 @@ RULES = ("linspace", "arange", "head")
 
 # a file may be a playlist under another name: only real containers are opened, and from them no other file
 _OPEN = {"protocol_whitelist": "file", "format_whitelist": "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi"}
+
+# "strict": an error where the decoder would conceal damage; "serial": the same, one packet at a time, so that an
+# error is known to be of a packet that is never shown; "tolerant": as a player does
+_MODES = ("strict", "serial", "tolerant")
+_STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
+_LENIENT = ("tiff",)  # takes a tag that it does not know for damage
+
+_FRAME_A_PACKET = ("h264", "hevc", "av1")  # in an MP4, each packet is one frame
+_HELD_FRAMES = {"h264": 18, "hevc": 18, "vp9": 10, "av1": 12}  # by a decoder: its references, and those in work
+_HELD_FRAMES_ELSE = 5
+_KEPT_BYTES = 64 * 1024**2  # of packets, between counting and decoding; a larger file is read twice
+_GAP_S = 0.25  # that a duration may exceed the last frame's, beside twice the longest step
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Frames of a video file."""
+
+    images: tuple[NDArray[np.uint8], ...]  # each [height, width, 3] RGB, upright
+    indices: tuple[int, ...]  # position of each among the frames that are shown
+    length: int  # frames that are shown
+    notes: tuple[str, ...] = ()  # what was done to them, or left undone
+
+
+@dataclass(frozen=True)
+class _Frames:
+    images: dict[int, NDArray[np.uint8]]  # by position
+    length: int
+    notes: tuple[str, ...]
 
 
 def frame_indices(total: int, frames: int, rule: str) -> tuple[int, ...]:
@@ -45,75 +84,240 @@ def frame_indices(total: int, frames: int, rule: str) -> tuple[int, ...]:
     return tuple(min(i, total - 1) for i in range(frames))
 
 
-def read_video(
-    path: Path, frames: int, rule: str, max_bytes: int = MAX_SAMPLE_BYTES
-) -> tuple[tuple[NDArray[np.uint8], ...], tuple[int, ...], int]:
-    """Decode the frames that `rule` chooses: images uint8 [height, width, 3] RGB, their positions, the clip's length.
+def read_video(path: Path, frames: int, rule: str, max_bytes: int = MAX_SAMPLE_BYTES) -> Clip:
+    """Decode the frames that `rule` chooses of those that a player shows; repeated positions give the same array.
 
-    The length is that of the packets in the file, counted without decoding. Repeated positions give the same
-    array. Raises SampleError naming the file where it is missing, truncated, damaged or without video.
+    The display matrix is applied. `max_bytes` bounds the memory of the frames chosen and of those that the
+    decoder holds. Raises SampleError naming the file: missing, no regular file, in another container, truncated,
+    damaged, without video, of several sizes, or above the limit.
     """
-    import av
-
-    if not path.is_file():
-        raise SampleError(f"video file {path} does not exist; expected an MP4")
-    av.logging.set_level(None)  # ffmpeg's messages come back as exceptions; on stderr they would break the screen
+    frame_indices(1, frames, rule)  # a rule that is refused is refused before anything is read
+    _check_regular(path)
     try:
-        total = _count_frames(path)
-        indices = frame_indices(total, frames, rule)
-        images = _decode(path, set(indices), total)
-    except av.error.FFmpegError as error:
-        hint = " (an MP4 cut short lacks its moov atom)" if isinstance(error, av.error.InvalidDataError) else ""
-        raise SampleError(
-            f"{path} cannot be decoded: {error.strerror}{hint}; it is truncated, damaged or no MP4; copy it again"
-        ) from error
-    return tuple(images[index] for index in indices), indices, total
+        check_whole(path)
+        return _read(path, frames, rule, max_bytes)
+    except UserError:
+        raise
+    except Exception as error:  # whatever the library raises, the file is its cause
+        reason = getattr(error, "strerror", None) or error or type(error).__name__
+        raise SampleError(f"{path} cannot be decoded: {reason}; it is truncated or damaged, copy it again") from error
 
 
-def _count_frames(path: Path) -> int:
-    """Frames that decoding will give: packets of the video stream, without those that an edit list hides."""
+def _check_regular(path: Path) -> None:
+    """Raise SampleError for what is no regular file: to open a FIFO would wait for its other end."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError as error:
+        raise SampleError(f"video file {path} does not exist; expected one in {READ}") from error
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise SampleError(f"video file {path} cannot be read: {reason}; expected one in {READ}") from error
+    if not stat.S_ISREG(mode):
+        raise SampleError(f"video file {path} is no regular file; expected one in {READ}")
+
+
+def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
     import av
 
-    with av.open(str(path), options=_OPEN) as container:
-        stream = _video_stream(container, path)
-        whole = broken = hidden = 0
-        for packet in container.demux(stream):
-            if packet.size:  # the last packet is empty: it only flushes the decoder
-                whole += not packet.is_corrupt
-                broken += packet.is_corrupt
-                hidden += packet.is_discard
-        if broken or whole < stream.frames:
-            expected = f"{stream.frames} by its header" if stream.frames else "none broken"
+    av.logging.set_level(None)  # ffmpeg's messages come back as exceptions; on stderr they would break the screen
+    found: _Frames | None = None
+    with _open(path, max_bytes) as (container, stream, notes):
+        packets, shown = _demux(path, container, stream)
+        length, wanted = len(shown), frame_indices(len(shown), frames, rule)
+        exact = shown if _is_mp4(container) and _codec(stream) in _FRAME_A_PACKET else None
+        _prepare(path, stream, "strict", len(set(wanted)), max_bytes)
+        if packets is not None:
+            found = _decode(path, stream, packets, wanted, exact, "strict")
+    for mode in _MODES if packets is None or found is not None else _MODES[1:]:
+        while found is None or found.length != length:
+            if found is not None:  # another length than the packets promise chooses other frames: once more
+                length, exact = found.length, None
+            wanted = frame_indices(length, frames, rule)
+            with _open(path, max_bytes) as (container, stream, _):
+                _prepare(path, stream, mode, len(set(wanted)), max_bytes)
+                found = _decode(path, stream, container.demux(stream), wanted, exact, mode)
+            if found is None:
+                break
+        if found is not None:
+            break
+    else:
+        raise AssertionError("the last way to decode gives frames or raises")
+    if mode == "tolerant":
+        notes = (*notes, "the decoder met errors and passed over them: frames may be wrong")
+    return Clip(tuple(found.images[index] for index in wanted), wanted, length, (*notes, *found.notes))
+
+
+@contextmanager
+def _open(path: Path, max_bytes: int) -> Iterator[tuple[Any, Any, tuple[str, ...]]]:
+    """The container, the stream to read, and notes on it."""
+    import av
+
+    # "file:" keeps a name with a colon from being taken for a protocol
+    options = {**_OPEN, "max_pixels": str(max(max_bytes // 3, 1))}
+    with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
+        stream, notes = _choose_stream(path, container)
+        yield container, stream, notes
+
+
+def _prepare(path: Path, stream: Any, mode: str, images: int, max_bytes: int) -> None:
+    """Set the decoder of a stream up for `mode`, within `max_bytes` for it and `images` frames of RGB."""
+    codec = stream.codec_context
+    width, height = max(codec.width, codec.coded_width), max(codec.height, codec.coded_height)
+    bits = codec.format.padded_bits_per_pixel if codec.format else 24
+    threads = 1 if mode == "serial" else min((os.cpu_count() or 1) + 1, 16)  # ffmpeg's own choice; each holds a frame
+
+    def needed(threads: int) -> int:
+        held = _HELD_FRAMES.get(_codec(stream), _HELD_FRAMES_ELSE) + threads
+        return int(width * height * (3 * images + held * bits / 8))
+
+    if needed(threads) > max_bytes:
+        threads = 1
+    check_decoded_bytes(path, needed(threads), max_bytes)
+    stream.thread_type = "NONE" if threads == 1 else "AUTO"
+    codec.options = {
+        # a larger frame later on is refused by the decoder before it takes memory
+        "max_pixels": str((width + 256) * (height + 256)),
+        **(_STRICT if mode != "tolerant" and _codec(stream) not in _LENIENT else {}),
+    }
+
+
+def _choose_stream(path: Path, container: Any) -> tuple[Any, tuple[str, ...]]:
+    """The default video track, else the first. Pictures attached to sound are no video."""
+    from av.stream import Disposition
+
+    pictures = Disposition.attached_pic | Disposition.timed_thumbnails
+    tracks = [stream for stream in container.streams.video if not stream.disposition & pictures]
+    if not tracks:
+        raise SampleError(f"{path} has no video stream; expected one in {READ}")
+    chosen = next((track for track in tracks if track.disposition & Disposition.default), tracks[0])
+    if chosen.codec_context is None:
+        raise SampleError(f"{path} has video in a codec that is not read; encode it as H.264")
+    notes = []
+    if len(tracks) > 1:
+        notes.append(f"video track {tracks.index(chosen) + 1} of {len(tracks)}")
+    aspect = chosen.sample_aspect_ratio or chosen.codec_context.sample_aspect_ratio
+    if aspect and aspect > 0 and aspect != 1:
+        notes.append(f"pixels of {aspect.numerator}:{aspect.denominator}, not square: not scaled")
+    return chosen, tuple(notes)
+
+
+def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, list[int | None]]:
+    """The packets of a stream, or None where they are too many bytes to keep; and the presentation times of the
+    frames that they promise. Raises SampleError where packets are missing or broken."""
+    kept: list[Any] | None = []
+    size = broken = 0
+    shown: list[int | None] = []
+    starts: list[int] = []
+    end = 0
+    hides = _codec(stream) == "vp8"
+    for packet in container.demux(stream):
+        if not packet.size:
+            continue
+        size += packet.size
+        if kept is not None:
+            kept.append(packet)
+            if size > _KEPT_BYTES:
+                kept = None
+        broken += packet.is_corrupt
+        if packet.pts is not None:
+            starts.append(packet.pts)
+            end = max(end, packet.pts + (packet.duration or 0))
+        # VP8's frame header has a bit for "shown" (RFC 6386, 9.1)
+        if not packet.is_discard and not (hides and not memoryview(packet)[0] & 0x10):
+            shown.append(packet.pts)
+    if broken:
+        raise SampleError(f"{path} is truncated or damaged: {broken} of its packets are broken; copy it again")
+    if _is_mp4(container) and starts and stream.duration:
+        starts.sort()
+        widest = max((after - before for before, after in pairwise(starts)), default=0)
+        found = end - max(starts[0], 0)
+        if (stream.duration - found - 2 * widest) * stream.time_base > _GAP_S:
             raise SampleError(
-                f"{path} is truncated: found {whole} whole and {broken} broken frames, expected {expected}; "
-                "copy it again"
+                f"{path} is truncated: found {float(found * stream.time_base):.2f} s of video, expected "
+                f"{float(stream.duration * stream.time_base):.2f} s by its header; copy it again"
             )
-        if whole == hidden:
-            raise SampleError(f"{path} has a video stream without frames, expected at least 1; encode it again")
-        return whole - hidden
+    if not shown:
+        raise SampleError(f"{path} has a video stream without frames, expected at least 1; encode it again")
+    return kept, shown if None in shown else sorted(shown)  # type: ignore[type-var]
 
 
-def _decode(path: Path, wanted: set[int], total: int) -> dict[int, NDArray[np.uint8]]:
+def _decode(
+    path: Path, stream: Any, packets: Iterable[Any], wanted: tuple[int, ...], exact: list[int | None] | None, mode: str
+) -> _Frames | None:
+    """Decode all packets, or, while each frame has the presentation time that `exact` gives it, up to the last one
+    wanted. None where the decoder objects and another mode may not."""
     import av
 
+    chosen = set(wanted)
     images: dict[int, NDArray[np.uint8]] = {}
-    decoded = 0
-    with av.open(str(path), options=_OPEN) as container:
-        stream = _video_stream(container, path)
-        stream.thread_type = "AUTO"
-        for index, frame in enumerate(container.decode(stream)):
-            decoded += 1
-            if index not in wanted:
-                continue
+    notes: tuple[str, ...] = ()
+    size: tuple[int, int] | None = None
+    count = 0
+    # an empty packet in the middle would end the decoder
+    for packet in (*packets, None) if isinstance(packets, list) else chain(packets, (None,)):
+        if packet is not None and not packet.size:
+            continue
+        try:
+            decoded = stream.decode(packet)
+        except av.error.FFmpegError:
+            if mode == "tolerant":
+                raise
+            if mode == "serial" and packet is not None and packet.is_discard:
+                continue  # never shown: in an open group of pictures that was cut, it lacks what it depends on
+            return None
+        for frame in decoded:
             if frame.is_corrupt:
-                raise SampleError(f"{path} is damaged at frame {index}: the decoder marks it corrupt; encode it again")
-            images[index] = frame.to_ndarray(format="rgb24")
-            if len(images) == len(wanted):
-                return images
-    raise SampleError(f"{path} decodes to {decoded} frames, expected {total} as it has packets; encode it again")
+                raise SampleError(f"{path} is damaged at frame {count}, which the decoder conceals; copy it again")
+            size = size or (frame.width, frame.height)
+            if (frame.width, frame.height) != size:
+                raise SampleError(
+                    f"{path} changes its size from {size[0]}x{size[1]} to {frame.width}x{frame.height} at frame "
+                    f"{count}; encode it again in one size"
+                )
+            if exact is not None and (count >= len(exact) or frame.pts != exact[count]):
+                exact = None
+            if count in chosen:
+                images[count], notes = _upright(frame)
+            count += 1
+            if exact is not None and len(images) == len(chosen):
+                return _Frames(images, len(exact), notes)
+    if not count:
+        raise SampleError(f"{path} has a video stream that decodes to no frames; encode it again")
+    return _Frames(images, count, notes)
 
 
-def _video_stream(container: Any, path: Path) -> Any:
-    if not container.streams.video:
-        raise SampleError(f"{path} has no video stream; expected an MP4 with one")
-    return container.streams.video[0]
+def _upright(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
+    """The image [height, width, 3] as its display matrix turns it, and a note of what was done.
+
+    The matrix maps x to a x + c y and y to b x + d y (ISO/IEC 14496-12, 6.2.2); quarter turns and mirrors are
+    applied, as ffmpeg does.
+    """
+    image = frame.to_ndarray(format="rgb24")
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return image, ()
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+    angle = math.degrees(math.atan2(b, a)) % 360
+    if min(angle % 90, 90 - angle % 90) > 1:
+        return image, (f"the display matrix asks for a turn of {angle:.0f} degrees: not applied",)
+    across = abs(b) > abs(a)
+    if across:
+        image = image.transpose(1, 0, 2)
+    left_right, upside_down = (c < 0, b < 0) if across else (a < 0, d < 0)
+    if left_right:
+        image = image[:, ::-1]
+    if upside_down:
+        image = image[::-1]
+    if not (across or left_right or upside_down):
+        return image, ()
+    mirrored = (across + left_right + upside_down) % 2 == 1
+    note = f"turned by {round(angle / 90) % 4 * 90} degrees clockwise"
+    return np.ascontiguousarray(image), (f"{note}{' and mirrored' if mirrored else ''}, as the file asks",)
+
+
+def _is_mp4(container: Any) -> bool:
+    return "mp4" in container.format.name.split(",")
+
+
+def _codec(stream: Any) -> str:
+    return str(stream.codec_context.codec.canonical_name)

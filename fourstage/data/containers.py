@@ -1,0 +1,178 @@
+"""Video containers: which are read, and whether a file is all there by the sizes that it states itself.
+
+Leaves out everything inside a frame, which is for the decoder. FFmpeg's demuxers read on past a missing end or
+a damaged middle without a word, so the boxes (MP4), elements (Matroska) and chunks (AVI) are walked here: the
+headers only, a few bytes each.
+
+    check_whole(Path("clip.mkv"))  # raises SampleError where the file is cut short or its structure is damaged
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+from fourstage.stages import SampleError
+
+READ = "MP4, MOV, M4V, 3GP, Matroska (MKV), WebM and AVI"
+
+_BOXES = (
+    b"ftyp moov moof mdat mfra free skip wide uuid meta styp sidx ssix prft emsg pdin pnot udta PICT junk"
+).split()
+_BOXES.append(b"jP  ")  # Motion JPEG 2000 begins with it
+
+# Matroska's element ids (RFC 9559)
+_EBML, _SEGMENT, _INFO, _CLUSTER, _GROUP = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1F43B675, 0xA0
+_BLOCK, _SIMPLE_BLOCK, _TIMESTAMP, _SCALE, _DURATION = 0xA1, 0xA3, 0xE7, 0x2AD7B1, 0x4489
+_MASTERS = (_SEGMENT, _INFO, _CLUSTER, _GROUP)
+
+_GAP_NS = 250_000_000  # that a duration may exceed the last frame's, beside twice the longest step
+_MOST = 5_000_000  # boxes, chunks or elements: a day of video and sound has fewer
+
+
+def check_whole(path: Path) -> None:
+    """Compare a file with the sizes and the duration in its own headers.
+
+    Raises SampleError where it is empty, in a container that is not read, cut short, or damaged in its
+    structure.
+    """
+    with path.open("rb") as file:
+        number, size = file.fileno(), os.fstat(file.fileno()).st_size
+
+        def read(position: int, count: int) -> bytes:
+            return os.pread(number, count, position)
+
+        head = read(0, 12)
+        if not head:
+            raise SampleError(f"{path} is empty, expected a video; copy it again")
+        if head[4:8] in _BOXES:
+            _walk_boxes(path, read, size)
+        elif head[:4] == b"\x1aE\xdf\xa3":
+            _walk_elements(path, read, size)
+        elif head[:4] == b"RIFF" and head[8:] in (b"AVI ", b"AVIX", b""):
+            _walk_chunks(path, read, size)
+        else:
+            raise SampleError(
+                f"{path} is in no container that is read, or its beginning is damaged; read are {READ}: "
+                f"convert it (ffmpeg -i {path.name} {path.stem or 'clip'}.mp4)"
+            )
+
+
+_Read = Callable[[int, int], bytes]
+
+
+def _walk_boxes(path: Path, read: _Read, size: int) -> None:
+    """The boxes of an MP4, each with its size in front (ISO/IEC 14496-12, 4.2)."""
+    at, found, count = 0, set(), 0
+    while at + 8 <= size:
+        length, kind = struct.unpack(">I4s", read(at, 8))
+        if kind not in _BOXES:
+            break  # what follows the boxes is no part of the video
+        found.add(kind)
+        if length == 1:
+            length = int.from_bytes(read(at + 8, 8), "big")
+        if length == 0:  # to the end of the file
+            length = size - at
+        if length < 8:
+            raise SampleError(f"{path} is damaged at byte {at}: a box of {length} bytes; copy it again")
+        if at + length > size:
+            raise _cut(path, at + length, size)
+        at, count = at + length, count + 1
+        if count > _MOST:
+            raise _crowded(path)
+    if b"moov" not in found:
+        raise SampleError(f"{path} is truncated or damaged: it lacks its index (the moov box); copy it again")
+
+
+def _walk_chunks(path: Path, read: _Read, size: int) -> None:
+    """The chunks of an AVI down to its frames. A recorder that was stopped leaves sizes of 0: these say nothing."""
+    at, count, movi_end = 0, 0, 0
+    while at + 8 <= size:
+        kind, length = struct.unpack("<4sI", read(at, 8))
+        list_kind = read(at + 8, 4)
+        if kind == b"RIFF" or (kind == b"LIST" and list_kind == b"movi"):
+            if length == 0:
+                return
+            movi_end = at + 8 + length
+        elif at < movi_end and not all(32 <= letter < 127 for letter in kind):
+            raise SampleError(f"{path} is damaged at byte {at}: no chunk of an AVI is there; copy it again")
+        elif at >= movi_end and kind not in (b"JUNK", b"idx1", b"LIST"):
+            return  # what follows the chunks is no part of the video
+        if at + 8 + length > size:
+            raise _cut(path, at + 8 + length, size)
+        opens = kind == b"RIFF" or (kind == b"LIST" and list_kind in (b"movi", b"rec "))
+        at, count = at + (12 if opens else 8 + length + length % 2), count + 1
+        if count > _MOST:
+            raise _crowded(path)
+
+
+def _walk_elements(path: Path, read: _Read, size: int) -> None:
+    """The elements of a Matroska file down to its blocks, and their timestamps against the duration."""
+    at, count, ends, segment_end = 0, 0, [size], None
+    scale, duration, cluster, last, widest = 1_000_000, None, 0, 0, 0
+    while at < size:
+        while len(ends) > 1 and at == ends[-1]:
+            ends.pop()
+        if at == segment_end:
+            break  # what follows is no part of the video
+        header = read(at, 12)
+        kind_bytes = _vint_length(header[0])
+        size_bytes = _vint_length(header[kind_bytes]) if kind_bytes <= 4 and len(header) > kind_bytes else 9
+        if size_bytes > 8 or len(header) < kind_bytes + size_bytes:
+            if kind_bytes <= 4 and at + 12 > size:
+                raise _cut(path, at + kind_bytes + size_bytes, size)
+            raise SampleError(f"{path} is damaged at byte {at}: no Matroska element is there; copy it again")
+        kind = int.from_bytes(header[:kind_bytes], "big")
+        unknown = (1 << 7 * size_bytes) - 1
+        length = int.from_bytes(header[kind_bytes : kind_bytes + size_bytes], "big") & unknown
+        body = at + kind_bytes + size_bytes
+        if length == unknown:  # as in a live recording: up to the parent's end
+            if kind not in (_SEGMENT, _CLUSTER):
+                raise SampleError(f"{path} is damaged at byte {at}: an element without a size; copy it again")
+        else:
+            if body + length > size:
+                raise _cut(path, body + length, size)
+            if body + length > ends[-1]:
+                raise SampleError(f"{path} is damaged at byte {at}: an element exceeds its parent; copy it again")
+            if kind in _MASTERS:
+                ends.append(body + length)
+            if kind == _SEGMENT:
+                segment_end = body + length
+        if kind == _SCALE:
+            scale = int.from_bytes(read(body, min(length, 8)), "big")
+        elif kind == _DURATION and length in (4, 8):
+            (duration,) = struct.unpack(">f" if length == 4 else ">d", read(body, length))
+        elif kind == _TIMESTAMP:
+            cluster = int.from_bytes(read(body, min(length, 8)), "big")
+        elif kind in (_BLOCK, _SIMPLE_BLOCK) and length >= 4:
+            block = read(body, 12)
+            now = cluster + int.from_bytes(block[_vint_length(block[0]) :][:2], "big", signed=True)
+            widest, last = max(widest, now - last), max(last, now)
+        at, count = (body if kind in _MASTERS else body + length), count + 1
+        if count > _MOST:
+            raise _crowded(path)
+    _compare_duration(path, duration, last, widest, scale)
+
+
+def _compare_duration(path: Path, duration: float | None, last: int, widest: int, scale: int) -> None:
+    # the duration counts the last frame's own, which its block need not say
+    if duration is not None and (duration - last - 2 * widest) * scale > _GAP_NS:
+        raise SampleError(
+            f"{path} is truncated: found frames up to {last * scale / 1e9:.2f} s, expected "
+            f"{duration * scale / 1e9:.2f} s by its header; copy it again"
+        )
+
+
+def _vint_length(first: int) -> int:
+    """Bytes of a number of variable length, by its first byte (RFC 8794, 4); 9 for none."""
+    return 9 - first.bit_length()
+
+
+def _cut(path: Path, expected: int, size: int) -> SampleError:
+    return SampleError(f"{path} is truncated: found {size} bytes, expected {expected} by its headers; copy it again")
+
+
+def _crowded(path: Path) -> SampleError:
+    return SampleError(f"{path} has more than {_MOST:,} parts, which no video needs; encode it again")
