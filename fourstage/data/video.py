@@ -43,6 +43,7 @@ _FRAME_A_PACKET = ("h264", "hevc", "av1")  # in an MP4, each packet is one frame
 _HELD_FRAMES = {"h264": 18, "hevc": 18, "vp9": 10, "av1": 12}  # by a decoder: its references, and those in work
 _HELD_FRAMES_ELSE = 5
 _KEPT_BYTES = 64 * 1024**2  # of packets, between counting and decoding; a larger file is read twice
+_MOST_PIXELS = 2**31 - 1  # a larger max_pixels is ignored
 _GAP_S = 0.25  # that a duration may exceed the last frame's, beside twice the longest step
 
 
@@ -153,7 +154,7 @@ def _open(path: Path, max_bytes: int) -> Iterator[tuple[Any, Any, tuple[str, ...
     import av
 
     # "file:" keeps a name with a colon from being taken for a protocol
-    options = {**_OPEN, "max_pixels": str(max(max_bytes // 3, 1))}
+    options = {**_OPEN, "max_pixels": str(min(max(max_bytes // 3, 1), _MOST_PIXELS))}
     with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
         stream, notes = _choose_stream(path, container)
         yield container, stream, notes
@@ -176,7 +177,7 @@ def _prepare(path: Path, stream: Any, mode: str, images: int, max_bytes: int) ->
     stream.thread_type = "NONE" if threads == 1 else "AUTO"
     codec.options = {
         # a larger frame later on is refused by the decoder before it takes memory
-        "max_pixels": str((width + 256) * (height + 256)),
+        "max_pixels": str(min((width + 256) * (height + 256), _MOST_PIXELS)),
         **(_STRICT if mode != "tolerant" and _codec(stream) not in _LENIENT else {}),
     }
 
@@ -289,14 +290,11 @@ def _decode(
 def _upright(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
     """The image [height, width, 3] as its display matrix turns it, and a note of what was done.
 
-    The matrix maps x to a x + c y and y to b x + d y (ISO/IEC 14496-12, 6.2.2); quarter turns and mirrors are
+    The matrix maps x to a x + c y and y to b x + d y (ISO/IEC 14496-12, 6.2.2). Quarter turns and mirrors are
     applied, as ffmpeg does.
     """
-    image = frame.to_ndarray(format="rgb24")
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
-        return image, ()
-    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+    image = frame.to_ndarray(format="rgb24", interpolation="BICUBIC")  # as ffmpeg scales chroma
+    a, b, c, d = _display_matrix(frame)
     angle = math.degrees(math.atan2(b, a)) % 360
     if min(angle % 90, 90 - angle % 90) > 1:
         return image, (f"the display matrix asks for a turn of {angle:.0f} degrees: not applied",)
@@ -310,9 +308,24 @@ def _upright(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
         image = image[::-1]
     if not (across or left_right or upside_down):
         return image, ()
-    mirrored = (across + left_right + upside_down) % 2 == 1
-    note = f"turned by {round(angle / 90) % 4 * 90} degrees clockwise"
-    return np.ascontiguousarray(image), (f"{note}{' and mirrored' if mirrored else ''}, as the file asks",)
+    turn = round(angle / 90) % 4 * 90
+    done = [f"turned by {turn} degrees clockwise"] if turn else []
+    if (across + left_right + upside_down) % 2:
+        done.append("mirrored")
+    return np.ascontiguousarray(image), (f"{' and '.join(done)}, as the display matrix asks",)
+
+
+def _display_matrix(frame: Any) -> tuple[float, float, float, float]:
+    """a, b, c, d of the display matrix that maps x to a x + c y and y to b x + d y; the identity where none is."""
+    try:
+        matrix = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # PyAV lists no side data where it does not know one kind, but knows the angle
+        angle = math.radians(-frame.rotation)
+        return math.cos(angle), math.sin(angle), -math.sin(angle), math.cos(angle)
+    if matrix is None:
+        return 1, 0, 0, 1
+    a, b, _, c, d = np.frombuffer(matrix, dtype=np.int32)[:5].tolist()
+    return a, b, c, d
 
 
 def _is_mp4(container: Any) -> bool:
