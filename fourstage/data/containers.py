@@ -64,26 +64,34 @@ _Read = Callable[[int, int], bytes]
 
 
 def _walk_boxes(path: Path, read: _Read, size: int) -> None:
-    """The boxes of an MP4, each with its size in front (ISO/IEC 14496-12, 4.2)."""
-    at, found, count = 0, set(), 0
+    """The boxes of an MP4, each with its size in front (ISO/IEC 14496-12, 4.2), and its fragments by their numbers."""
+    at, count, found = 0, 0, set()
+    number, steps = None, set()
     while at + 8 <= size:
         length, kind = struct.unpack(">I4s", read(at, 8))
-        if kind not in _BOXES:
-            break  # what follows the boxes is no part of the video
-        found.add(kind)
         if length == 1:
             length = int.from_bytes(read(at + 8, 8), "big")
-        if length == 0:  # to the end of the file
+        if length == 0 and kind in _BOXES:  # to the end of the file
             length = size - at
-        if length < 8:
-            raise SampleError(f"{path} is damaged at byte {at}: a box of {length} bytes; copy it again")
+        known = kind in _BOXES or (kind.isalnum() and at + length <= size)
+        if not known or length < 8:
+            if b"moof" not in found and {b"moov", b"mdat"} <= found:
+                break  # what follows the boxes is no part of the video
+            raise SampleError(f"{path} is damaged at byte {at}: no box of an MP4 is there; copy it again")
         if at + length > size:
             raise _cut(path, at + length, size)
+        if kind == b"moof" and read(at + 12, 4) == b"mfhd":
+            before, number = number, int.from_bytes(read(at + 20, 4), "big")
+            if before is not None and number > before:
+                steps.add(number - before)
+        found.add(kind)
         at, count = at + length, count + 1
         if count > _MOST:
             raise _crowded(path)
     if b"moov" not in found:
         raise SampleError(f"{path} is truncated or damaged: it lacks its index (the moov box); copy it again")
+    if len(steps) > 1:
+        raise SampleError(f"{path} lacks a part: the numbers of its fragments leave out some; copy it again")
 
 
 def _walk_chunks(path: Path, read: _Read, size: int) -> None:

@@ -43,6 +43,7 @@ _FRAME_A_PACKET = ("h264", "hevc", "av1")  # in an MP4, each packet is one frame
 _HELD_FRAMES = {"h264": 18, "hevc": 18, "vp9": 10, "av1": 12}  # by a decoder: its references, and those in work
 _HELD_FRAMES_ELSE = 5
 _KEPT_BYTES = 64 * 1024**2  # of packets, between counting and decoding; a larger file is read twice
+_PACKET_BYTES = 1024  # of memory, about, that each takes beside its data
 _MOST_PIXELS = 2**31 - 1  # a larger max_pixels is ignored
 _GAP_S = 0.25  # that a duration may exceed the last frame's, beside twice the longest step
 
@@ -125,7 +126,8 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
     with _open(path, max_bytes) as (container, stream, notes):
         packets, shown = _demux(path, container, stream)
         length, wanted = len(shown), frame_indices(len(shown), frames, rule)
-        exact = shown if _is_mp4(container) and _codec(stream) in _FRAME_A_PACKET else None
+        frame_a_packet = _codec(stream) in _FRAME_A_PACKET
+        exact = shown if frame_a_packet and _is_mp4(container) else None
         _prepare(path, stream, "strict", len(set(wanted)), max_bytes)
         if packets is not None:
             found = _decode(path, stream, packets, wanted, exact, "strict")
@@ -143,6 +145,8 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
             break
     else:
         raise AssertionError("the last way to decode gives frames or raises")
+    if length < len(shown) and frame_a_packet:
+        notes = (*notes, f"{len(shown)} packets give {length} frames: some may be lost")
     if mode == "tolerant":
         notes = (*notes, "the decoder met errors and passed over them: frames may be wrong")
     return Clip(tuple(found.images[index] for index in wanted), wanted, length, (*notes, *found.notes))
@@ -214,7 +218,7 @@ def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, l
     for packet in container.demux(stream):
         if not packet.size:
             continue
-        size += packet.size
+        size += packet.size + _PACKET_BYTES
         if kept is not None:
             kept.append(packet)
             if size > _KEPT_BYTES:
