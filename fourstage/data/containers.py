@@ -24,9 +24,10 @@ _BOXES = (
 _BOXES.append(b"jP  ")  # Motion JPEG 2000 begins with it
 
 # Matroska's element ids (RFC 9559)
-_EBML, _SEGMENT, _INFO, _CLUSTER, _GROUP = 0x1A45DFA3, 0x18538067, 0x1549A966, 0x1F43B675, 0xA0
-_BLOCK, _SIMPLE_BLOCK, _TIMESTAMP, _SCALE, _DURATION = 0xA1, 0xA3, 0xE7, 0x2AD7B1, 0x4489
-_MASTERS = (_SEGMENT, _INFO, _CLUSTER, _GROUP)
+_SEGMENT, _INFO, _CLUSTER, _GROUP = 0x18538067, 0x1549A966, 0x1F43B675, 0xA0
+_TRACKS, _TRACK, _FRAME_NS, _TIMESTAMP, _SCALE, _DURATION = 0x1654AE6B, 0xAE, 0x23E383, 0xE7, 0x2AD7B1, 0x4489
+_BLOCK, _SIMPLE_BLOCK, _BLOCK_DURATION = 0xA1, 0xA3, 0x9B
+_MASTERS = (_SEGMENT, _INFO, _TRACKS, _TRACK, _CLUSTER, _GROUP)
 
 _GAP_NS = 250_000_000  # that a duration may exceed the last frame's, beside twice the longest step
 _MOST = 5_000_000  # boxes, chunks or elements: a day of video and sound has fewer
@@ -65,8 +66,10 @@ _Read = Callable[[int, int], bytes]
 
 def _walk_boxes(path: Path, read: _Read, size: int) -> None:
     """The boxes of an MP4, each with its size in front (ISO/IEC 14496-12, 4.2), and its fragments by their numbers."""
-    at, count, found = 0, 0, set()
-    number, steps = None, set()
+    at = count = 0
+    found: set[bytes] = set()
+    number: int | None = None
+    steps: set[int] = set()
     while at + 8 <= size:
         length, kind = struct.unpack(">I4s", read(at, 8))
         if length == 1:
@@ -81,9 +84,10 @@ def _walk_boxes(path: Path, read: _Read, size: int) -> None:
         if at + length > size:
             raise _cut(path, at + length, size)
         if kind == b"moof" and read(at + 12, 4) == b"mfhd":
-            before, number = number, int.from_bytes(read(at + 20, 4), "big")
-            if before is not None and number > before:
-                steps.add(number - before)
+            now = int.from_bytes(read(at + 20, 4), "big")
+            if number is not None and now > number:
+                steps.add(now - number)
+            number = now
         found.add(kind)
         at, count = at + length, count + 1
         if count > _MOST:
@@ -108,7 +112,7 @@ def _walk_chunks(path: Path, read: _Read, size: int) -> None:
             raise SampleError(f"{path} is damaged at byte {at}: no chunk of an AVI is there; copy it again")
         elif at >= movi_end and kind not in (b"JUNK", b"idx1", b"LIST"):
             return  # what follows the chunks is no part of the video
-        if at + 8 + length > size:
+        if at + 8 + length > size + 8 * (kind == b"RIFF"):  # some writers count these 8 bytes in
             raise _cut(path, at + 8 + length, size)
         opens = kind == b"RIFF" or (kind == b"LIST" and list_kind in (b"movi", b"rec "))
         at, count = at + (12 if opens else 8 + length + length % 2), count + 1
@@ -119,7 +123,8 @@ def _walk_chunks(path: Path, read: _Read, size: int) -> None:
 def _walk_elements(path: Path, read: _Read, size: int) -> None:
     """The elements of a Matroska file down to its blocks, and their timestamps against the duration."""
     at, count, ends, segment_end = 0, 0, [size], None
-    scale, duration, cluster, last, widest = 1_000_000, None, 0, 0, 0
+    scale, duration, cluster = 1_000_000, None, 0  # ns a tick; ticks
+    now, last, widest, frame_ns = 0, None, 0, 0
     while at < size:
         while len(ends) > 1 and at == ends[-1]:
             ends.pop()
@@ -152,21 +157,23 @@ def _walk_elements(path: Path, read: _Read, size: int) -> None:
             scale = int.from_bytes(read(body, min(length, 8)), "big")
         elif kind == _DURATION and length in (4, 8):
             (duration,) = struct.unpack(">f" if length == 4 else ">d", read(body, length))
+        elif kind == _FRAME_NS:
+            frame_ns = max(frame_ns, int.from_bytes(read(body, min(length, 8)), "big"))
         elif kind == _TIMESTAMP:
             cluster = int.from_bytes(read(body, min(length, 8)), "big")
         elif kind in (_BLOCK, _SIMPLE_BLOCK) and length >= 4:
             block = read(body, 12)
             now = cluster + int.from_bytes(block[_vint_length(block[0]) :][:2], "big", signed=True)
+            last = now if last is None else last
             widest, last = max(widest, now - last), max(last, now)
+        elif kind == _BLOCK_DURATION and last is not None:
+            last = max(last, now + int.from_bytes(read(body, min(length, 8)), "big"))
         at, count = (body if kind in _MASTERS else body + length), count + 1
         if count > _MOST:
             raise _crowded(path)
-    _compare_duration(path, duration, last, widest, scale)
-
-
-def _compare_duration(path: Path, duration: float | None, last: int, widest: int, scale: int) -> None:
     # the duration counts the last frame's own, which its block need not say
-    if duration is not None and (duration - last - 2 * widest) * scale > _GAP_NS:
+    step_ns = 2 * max(widest * scale, frame_ns)
+    if duration is not None and last is not None and (duration - last) * scale - step_ns > _GAP_NS:
         raise SampleError(
             f"{path} is truncated: found frames up to {last * scale / 1e9:.2f} s, expected "
             f"{duration * scale / 1e9:.2f} s by its header; copy it again"

@@ -63,6 +63,7 @@ class _Frames:
     images: dict[int, NDArray[np.uint8]]  # by position
     length: int
     notes: tuple[str, ...]
+    interlaced: bool = False
 
 
 def frame_indices(total: int, frames: int, rule: str) -> tuple[int, ...]:
@@ -145,7 +146,7 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
             break
     else:
         raise AssertionError("the last way to decode gives frames or raises")
-    if length < len(shown) and frame_a_packet:
+    if length < len(shown) and frame_a_packet and not found.interlaced:  # else a packet may be a field
         notes = (*notes, f"{len(shown)} packets give {length} frames: some may be lost")
     if mode == "tolerant":
         notes = (*notes, "the decoder met errors and passed over them: frames may be wrong")
@@ -158,7 +159,7 @@ def _open(path: Path, max_bytes: int) -> Iterator[tuple[Any, Any, tuple[str, ...
     import av
 
     # "file:" keeps a name with a colon from being taken for a protocol
-    options = {**_OPEN, "max_pixels": str(min(max(max_bytes // 3, 1), _MOST_PIXELS))}
+    options = {**_OPEN, "max_pixels": str(min(max(max_bytes // 8, 1), _MOST_PIXELS))}
     with av.open(f"file:{path}", options=options, metadata_errors="replace") as container:
         stream, notes = _choose_stream(path, container)
         yield container, stream, notes
@@ -235,10 +236,9 @@ def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, l
     if _is_mp4(container) and starts and stream.duration:
         starts.sort()
         widest = max((after - before for before, after in pairwise(starts)), default=0)
-        found = end - max(starts[0], 0)
-        if (stream.duration - found - 2 * widest) * stream.time_base > _GAP_S:
+        if (stream.duration - end - 2 * widest) * stream.time_base > _GAP_S:
             raise SampleError(
-                f"{path} is truncated: found {float(found * stream.time_base):.2f} s of video, expected "
+                f"{path} is truncated: found {float(end * stream.time_base):.2f} s of video, expected "
                 f"{float(stream.duration * stream.time_base):.2f} s by its header; copy it again"
             )
     if not shown:
@@ -257,7 +257,7 @@ def _decode(
     images: dict[int, NDArray[np.uint8]] = {}
     notes: tuple[str, ...] = ()
     size: tuple[int, int] | None = None
-    count = 0
+    count, interlaced = 0, False
     # an empty packet in the middle would end the decoder
     for packet in (*packets, None) if isinstance(packets, list) else chain(packets, (None,)):
         if packet is not None and not packet.size:
@@ -283,12 +283,13 @@ def _decode(
                 exact = None
             if count in chosen:
                 images[count], notes = _upright(frame)
+                interlaced = interlaced or frame.interlaced_frame
             count += 1
             if exact is not None and len(images) == len(chosen):
-                return _Frames(images, len(exact), notes)
+                return _Frames(images, len(exact), notes, interlaced)
     if not count:
         raise SampleError(f"{path} has a video stream that decodes to no frames; encode it again")
-    return _Frames(images, count, notes)
+    return _Frames(images, count, notes, interlaced)
 
 
 def _upright(frame: Any) -> tuple[NDArray[np.uint8], tuple[str, ...]]:
