@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import os
 import stat
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -125,7 +126,7 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
     av.logging.set_level(None)  # ffmpeg's messages come back as exceptions; on stderr they would break the screen
     found: _Frames | None = None
     with _open(path, max_bytes) as (container, stream, notes):
-        packets, shown = _demux(path, container, stream)
+        packets, shown, leading = _demux(path, container, stream)
         length, wanted = len(shown), frame_indices(len(shown), frames, rule)
         frame_a_packet = _codec(stream) in _FRAME_A_PACKET
         exact = shown if frame_a_packet and _is_mp4(container) else None
@@ -146,7 +147,7 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
             break
     else:
         raise AssertionError("the last way to decode gives frames or raises")
-    if length < len(shown) and frame_a_packet and not found.interlaced:  # else a packet may be a field
+    if frame_a_packet and length < len(shown) - leading and not found.interlaced:  # else a packet may be a field
         notes = (*notes, f"{len(shown)} packets give {length} frames: some may be lost")
     if mode == "tolerant":
         notes = (*notes, "the decoder met errors and passed over them: frames may be wrong")
@@ -207,13 +208,15 @@ def _choose_stream(path: Path, container: Any) -> tuple[Any, tuple[str, ...]]:
     return chosen, tuple(notes)
 
 
-def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, list[int | None]]:
-    """The packets of a stream, or None where they are too many bytes to keep; and the presentation times of the
-    frames that they promise. Raises SampleError where packets are missing or broken."""
+def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, list[int | None], int]:
+    """The packets of a stream, or None where they are too many bytes to keep; the presentation times of the frames
+    that they promise, ascending; and how many of these lead the first key frame, without which they may depend on
+    frames that a cut took away. Raises SampleError where packets are missing or broken."""
     kept: list[Any] | None = []
     size = broken = 0
     shown: list[int | None] = []
     starts: list[int] = []
+    first: int | None = None
     end = 0
     hides = _codec(stream) == "vp8"
     for packet in container.demux(stream):
@@ -226,6 +229,7 @@ def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, l
                 kept = None
         broken += packet.is_corrupt
         if packet.pts is not None:
+            first = packet.pts if first is None else first
             starts.append(packet.pts)
             end = max(end, packet.pts + (packet.duration or 0))
         # VP8's frame header has a bit for "shown" (RFC 6386, 9.1)
@@ -243,7 +247,10 @@ def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, l
             )
     if not shown:
         raise SampleError(f"{path} has a video stream without frames, expected at least 1; encode it again")
-    return kept, shown if None in shown else sorted(shown)  # type: ignore[type-var]
+    if None in shown:
+        return kept, shown, 0
+    times = sorted(time for time in shown if time is not None)
+    return kept, [*times], bisect_left(times, first) if first is not None else 0
 
 
 def _decode(

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -110,7 +111,7 @@ HEALTHY: dict[str, dict[str, Any]] = {
     "h264_interlaced.mov": {"codec": "libx264", "flags": "+ildct+ilme"},
     "h264.mkv": {"codec": "libx264", "bf": "2"},
     "h264.avi": {"codec": "libx264", "bf": "2"},
-    "hevc.mp4": {"codec": "libx265", "x265-params": "log-level=none:open-gop=1:keyint=8"},
+    "hevc.mp4": {"codec": "libx265", "x265-params": "log-level=none:open-gop=1:keyint=8:scenecut=0:b-adapt=0"},
     "vp8.webm": {"codec": "libvpx", "auto-alt-ref": "1", "lag-in-frames": "8", "b": "200k"},
     "vp9.webm": {"codec": "libvpx-vp9", "lag-in-frames": "8", "b": "200k"},
     "mpeg4.avi": {"codec": "mpeg4", "bf": "2"},
@@ -130,7 +131,7 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def shown_by(ffmpeg: str, path: Path, image: np.ndarray[Any, Any], track: str = "0:V:0") -> np.ndarray[Any, Any]:
     """All frames of a clip [frames, height, width, 3] as ffmpeg's command line shows them, none repeated."""
-    command = [ffmpeg, "-v", "error", "-i", str(path), "-map", track, "-vsync", "passthrough"]
+    command = [ffmpeg, "-v", "error", "-i", str(path), "-map", track, "-fps_mode", "passthrough"]
     out = subprocess.run(
         [*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, timeout=60, check=True
     ).stdout
@@ -251,6 +252,28 @@ def test_a_cut_between_key_frames_shows_what_it_was_cut_to(
     assert clip.length < 30
 
 
+@pytest.mark.parametrize("suffix", ["mkv", "mp4"])
+def test_a_start_within_an_open_group_of_pictures_shows_what_ffmpeg_shows(
+    tmp_path: Path, healthy: dict[str, Path], ffmpeg: str, suffix: str
+) -> None:
+    import av
+
+    path = tmp_path / f"a.{suffix}"
+    with av.open(str(healthy["hevc.mp4"])) as source, av.open(str(path), "w") as out:
+        stream = source.streams.video[0]
+        target = out.add_stream_from_template(stream)
+        packets = [packet for packet in source.demux(stream) if packet.size]
+        start = [i for i, packet in enumerate(packets) if packet.is_keyframe][1]
+        before = packets[start].dts
+        for packet in packets[start:]:
+            packet.pts, packet.dts, packet.stream = packet.pts - before, packet.dts - before, target
+            out.mux(packet)
+    clip = read_video(path, 8, "linspace")
+    assert clip.length < len(packets) - start  # what leads the key frame depends on what was cut away
+    assert clip.notes == ()
+    assert_as_ffmpeg_shows(ffmpeg, path, clip)
+
+
 def test_two_frames_in_one_packet_are_two_frames(tmp_path: Path, healthy: dict[str, Path], ffmpeg: str) -> None:
     """DivX packs a B-frame behind the frame that it depends on, and fills its place with an empty packet."""
     import av
@@ -329,6 +352,13 @@ def test_the_display_matrix_is_applied_and_noted(
         np.testing.assert_array_equal(image, turned(before))
         assert image.flags.c_contiguous
     assert_as_ffmpeg_shows(ffmpeg, path, clip)
+
+
+def test_a_turn_is_known_where_pyav_does_not_list_the_side_data(tmp_path: Path, healthy: dict[str, Path]) -> None:
+    path = with_matrix(healthy["tiff.mov"], tmp_path / "a.mov", 0, 1, -1, 0)
+    clip, stored = (read_video(file, 3, "linspace") for file in (path, healthy["tiff.mov"]))
+    assert clip.notes == ("turned by 90 degrees clockwise, as the display matrix asks",)
+    np.testing.assert_array_equal(clip.images, [np.rot90(image, -1) for image in stored.images])
 
 
 def test_a_turn_that_is_no_quarter_is_noted_and_left(tmp_path: Path, healthy: dict[str, Path]) -> None:
