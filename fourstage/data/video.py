@@ -40,7 +40,7 @@ _MODES = ("strict", "serial", "tolerant")
 _STRICT = {"err_detect": "crccheck+bitstream+buffer+explode"}
 _LENIENT = ("tiff",)  # takes a tag that it does not know for damage
 
-_FRAME_A_PACKET = ("h264", "hevc", "av1")  # in an MP4, each packet is one frame
+_FRAME_A_PACKET = ("h264", "hevc", "av1", "vp8")  # each packet is one frame, known by its time but in an AVI
 _HELD_FRAMES = {"h264": 18, "hevc": 18, "vp9": 10, "av1": 12}  # by a decoder: its references, and those in work
 _HELD_FRAMES_ELSE = 5
 _KEPT_BYTES = 64 * 1024**2  # of packets, between counting and decoding; a larger file is read twice
@@ -129,7 +129,7 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
         packets, shown, leading = _demux(path, container, stream)
         length, wanted = len(shown), frame_indices(len(shown), frames, rule)
         frame_a_packet = _codec(stream) in _FRAME_A_PACKET
-        exact = shown if frame_a_packet and _is_mp4(container) else None
+        exact = shown if frame_a_packet and container.format.name != "avi" else None
         _prepare(path, stream, "strict", len(set(wanted)), max_bytes)
         if packets is not None:
             found = _decode(path, stream, packets, wanted, exact, "strict")
