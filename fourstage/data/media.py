@@ -17,7 +17,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 from fourstage.data.dataset import event_mp4, inside
 from fourstage.data.events import read_events, render_events
-from fourstage.data.files import check_file, is_file, is_folder
+from fourstage.data.files import is_file, is_folder
 from fourstage.data.images import SUFFIXES, folder_notes, list_images, read_images
 from fourstage.data.limits import MAX_SAMPLE_BYTES
 from fourstage.data.video import frame_indices, read_video

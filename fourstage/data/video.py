@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fourstage.data.containers import READ, check_whole
+from fourstage.data.files import check_file
 from fourstage.data.limits import MAX_SAMPLE_BYTES, check_decoded_bytes
 from fourstage.stages import SampleError, UserError
 
@@ -96,7 +96,7 @@ def read_video(path: Path, frames: int, rule: str, max_bytes: int = MAX_SAMPLE_B
     damaged, without video, of several sizes, or above the limit.
     """
     frame_indices(1, frames, rule)  # a rule that is refused is refused before anything is read
-    _check_regular(path)
+    check_file(path, f"one in {READ}")
     try:
         check_whole(path)
         return _read(path, frames, rule, max_bytes)
@@ -105,19 +105,6 @@ def read_video(path: Path, frames: int, rule: str, max_bytes: int = MAX_SAMPLE_B
     except Exception as error:  # whatever the library raises, the file is its cause
         reason = getattr(error, "strerror", None) or error or type(error).__name__
         raise SampleError(f"{path} cannot be decoded: {reason}; it is truncated or damaged, copy it again") from error
-
-
-def _check_regular(path: Path) -> None:
-    """Raise SampleError for what is no regular file: to open a FIFO would wait for its other end."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError as error:
-        raise SampleError(f"video file {path} does not exist; expected one in {READ}") from error
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise SampleError(f"video file {path} cannot be read: {reason}; expected one in {READ}") from error
-    if not stat.S_ISREG(mode):
-        raise SampleError(f"video file {path} is no regular file; expected one in {READ}")
 
 
 def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:

@@ -615,7 +615,7 @@ def test_a_fifo_a_device_and_a_folder_are_refused_without_waiting(tmp_path: Path
     os.mkfifo(tmp_path / "fifo.mp4")
     (tmp_path / "link.mp4").symlink_to("/dev/zero")
     for path in (tmp_path / "fifo.mp4", tmp_path / "link.mp4", tmp_path):
-        with pytest.raises(SampleError, match="is no regular file"):
+        with pytest.raises(SampleError, match=r"is a FIFO, device or socket|is a folder"):
             read_video(path, 8, "linspace")
 
 
