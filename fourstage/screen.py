@@ -18,11 +18,13 @@ from rich import box, progress
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from fourstage.records.columns import Columns
 from fourstage.records.wording import at_least, plain
 from fourstage.stages import STAGES, SampleRecord
 from fourstage.stats.intervals import bootstrap_interval
+from fourstage.text import one_line, printable
 
 if TYPE_CHECKING:
     from fourstage.records.table import RecordFile
@@ -31,10 +33,22 @@ if TYPE_CHECKING:
 MOST_FAULTS = 5  # as many are told on the screen; all are on the records
 
 
+class _Console(Console):
+    """A console that shows what would steer a terminal; only rich's own styles do. No word becomes an emoji."""
+
+    def render_str(self, text: str, **options: Any) -> Text:  # every text that is printed passes here
+        return super().render_str(printable(text), **options)
+
+
 def console(stderr: bool = False) -> Console:
     """A console whose width does not cut a table when the output goes to a file."""
-    made = Console(stderr=stderr, highlight=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, width=170)
+    made = _Console(stderr=stderr, highlight=False, emoji=False)
+    return made if made.is_terminal else _Console(stderr=stderr, highlight=False, emoji=False, width=170)
+
+
+def shown(text: str) -> str:
+    """Text from outside for `console`, on one line, without a meaning as markup."""
+    return escape(one_line(text))
 
 
 class Progress:
@@ -87,7 +101,7 @@ def print_checks(screen: Console, checks: Sequence[Check]) -> None:
         if check.verdict == "pass":
             continue
         colour = colours[check.verdict]
-        screen.print(f"  [{colour}]{check.verdict}[/{colour}] {escape(check.line)}")
+        screen.print(f"  [{colour}]{check.verdict}[/{colour}] {shown(check.line)}")
 
 
 def milliseconds(seconds: float) -> str:
@@ -160,7 +174,7 @@ def interval_cells(columns: Columns) -> list[str]:
 
 def _failure(record: SampleRecord) -> str:
     """Which sample failed, where and why, for rich."""
-    return f"{escape(sample_name(record.sample_id, record.key))} in {record.error_stage}: {escape(record.error or '')}"
+    return f"{shown(sample_name(record.sample_id, record.key))} in {record.error_stage}: {shown(record.error or '')}"
 
 
 def sample_name(sample_id: str, key: str) -> str:
@@ -192,7 +206,7 @@ def print_run(
     screen = console()
     done = file.count - file.failed
     if done:
-        table = Table(box=box.SIMPLE_HEAD, title=f"{escape(name)}   n={done}", title_justify="left")
+        table = Table(box=box.SIMPLE_HEAD, title=f"{shown(name)}   n={done}", title_justify="left")
         table.add_column("", no_wrap=True)
         for column in COLUMNS:
             table.add_column(heading(column, columns.cached_stages), justify="right", no_wrap=True)
@@ -216,7 +230,7 @@ def print_run(
     if file.failed > MOST_FAULTS and not nothing:
         screen.print(f"[red]… and {file.failed - MOST_FAULTS} more failed samples[/red]")
     for note in islice(file.notes, MOST_FAULTS):
-        screen.print(f"[yellow]note[/yellow] {escape(note)}")
+        screen.print(f"[yellow]note[/yellow] {shown(note)}")
     if nothing:  # no check can be made of such a run: its cause is what there is to say
         all_of_them = f"all {file.failed} failed, first" if file.failed > 1 else "it failed:"
         screen.print(f"[red]INVALID[/red]  no sample succeeded; {all_of_them} {_failure(next(faulty))}", soft_wrap=True)
@@ -224,5 +238,5 @@ def print_run(
         print_checks(screen, checks)
     state = "[green]FINISHED[/green]" if status == "FINISHED" else f"[red]{status}[/red]"
     screen.print(
-        f"{state}  {done} ok, {file.failed} failed   run [bold]{escape(name)}[/bold]  id {run_id}  in {wrote_to}"
+        f"{state}  {done} ok, {file.failed} failed   run [bold]{shown(name)}[/bold]  id {run_id}  in {shown(wrote_to)}"
     )

@@ -52,6 +52,7 @@ class Sample:
     reference: str = ""  # "": no quality is scored
     extra: Mapping[str, Any] = field(default_factory=dict)  # further keys of the entry, kept
     max_bytes: int = 2 * 1024**3  # decoded: the setting dataset.max_sample_bytes
+    notes: tuple[str, ...] = ()  # what was changed in the entry, for the record
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,23 @@
-r"""Text from outside, made safe to show: what a model answered, what somebody named a run or a file.
+r"""Text from outside, made safe to show and to store: what a model answered, what somebody named a run or a file.
 
-Characters that steer a terminal, turn the direction of a line or have no form are shown as what they are. Left out:
-HTML, which its template escapes, and rich's markup, which rich escapes.
+Characters that steer a terminal, turn the direction of a line or have no form are shown as what they are. Every line
+that a command prints goes through `say` or through `screen.console`, which apply this. Left out: HTML, which its
+template escapes, and rich's markup, which rich escapes.
 
+    say("error: \x1b[31mred\n")      # "error: ␛[31mred" on stderr
     printable("\x1b[31mred\r")      # "␛[31mred␍"
+    storable("half \ud83d")         # "half \ufffd"
     markdown_cell("a|b\n<script>")  # r"a\|b ⏎ &lt;script&gt;"
 """
 
 from __future__ import annotations
 
+import io
 import re
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any
 
 # controls (C0 without tab and line feed, delete, C1), line and paragraph separators, marks and overrides of
 # direction, what is not a character, halves of surrogate pairs
@@ -18,6 +26,43 @@ _UNSEEN = re.compile(
 )
 _MARKDOWN = re.compile(r"[\\`*_\[\]{}~#|$]")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def say(text: str) -> None:
+    """Print one line on stderr, since stdout holds results; what steers a terminal is shown as what it is."""
+    print(line(text), file=sys.stderr, flush=True)
+
+
+def say_traceback() -> None:
+    """Print the traceback of the exception that is being handled on stderr, safe to show."""
+    print(printable(traceback.format_exc().rstrip()), file=sys.stderr, flush=True)
+
+
+def prepare_output() -> None:
+    """Let stdout and stderr show as an escape what their encoding lacks, where Python would raise an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def storable(value: Any) -> Any:
+    """A text that every store takes: U+FFFD for each lone half of a surrogate pair, which no UTF-8 holds.
+
+    Goes into mappings, lists and tuples; any other value stays as it is.
+    """
+    if isinstance(value, str):
+        return _SURROGATES.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {storable(key): storable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(storable(item) for item in value)
+    return value
+
+
+def is_storable(text: str) -> bool:
+    """Whether UTF-8 can hold the text."""
+    return _SURROGATES.search(text) is None
 
 
 def printable(text: str) -> str:
@@ -26,6 +71,11 @@ def printable(text: str) -> str:
     Lines and tabs stay; "\r\n" is one end of a line.
     """
     return _UNSEEN.sub(_shown, text.replace("\r\n", "\n"))
+
+
+def line(text: str) -> str:
+    """`printable`, on one line and otherwise as it is spaced: `⏎` where a new line began."""
+    return printable(text).rstrip("\n").replace("\n", " ⏎ ")
 
 
 def one_line(text: str) -> str:

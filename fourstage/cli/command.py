@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fourstage.config.schema import SettingError, suggest
 from fourstage.stages import UserError
+from fourstage.text import is_storable, prepare_output, say, say_traceback
 
-UNUSABLE = 2
+FAILED, UNUSABLE = 1, 2
 
 
 def run_command(help: str | None, argv: Sequence[str] | None, command: Callable[[Sequence[str]], int]) -> int:
-    """The exit code of a command on its words: its help where that is asked for; 2 for what the user can mend."""
+    """The exit code of a command on its words: its help where asked; 2 for what the user can mend, 1 for the rest."""
+    prepare_output()
     words = sys.argv[1:] if argv is None else argv
     if any(word in ("-h", "--help") for word in words):
         print(help)
@@ -24,8 +26,11 @@ def run_command(help: str | None, argv: Sequence[str] | None, command: Callable[
     try:
         return command(words)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        say(f"error: {error}")
         return UNUSABLE
+    except Exception:  # a fault of ours is told whole
+        say_traceback()
+        return FAILED
 
 
 def parse_words(argv: Sequence[str], defaults: Mapping[str, str]) -> dict[str, str]:
@@ -37,5 +42,7 @@ def parse_words(argv: Sequence[str], defaults: Mapping[str, str]) -> dict[str, s
             raise SettingError(f"{word!r} is no setting: expected key=value with one of {', '.join(defaults)}")
         if key not in words:
             raise SettingError(f"unknown setting {key!r}; {suggest(key, list(defaults))}")
+        if not is_storable(value):
+            raise SettingError(f"{key}={value!r}: expected text in UTF-8")
         words[key] = value
     return words

@@ -12,7 +12,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -20,8 +20,9 @@ from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from fourstage.paths import path_of, shortened
 from fourstage.stages import Sampling, UserError
-from fourstage.text import one_line
+from fourstage.text import is_storable, one_line
 
 
 class SettingError(UserError):
@@ -53,6 +54,10 @@ class Range:
 
 
 ANY = Range()
+NAME = "name"  # a text of printable characters on one line
+PATH = "path"  # `~` is the home folder
+Name = Annotated[str, NAME]
+FilePath = Annotated[str, PATH]
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,8 @@ class RandomWeights:
 @dataclass(frozen=True)
 class PretrainedWeights:
     name: Literal["pretrained"]
-    path: str | None
-    vision_tower: str | None
+    path: FilePath | None
+    vision_tower: FilePath | None
 
 
 Weights = DemoWeights | RandomWeights | PretrainedWeights
@@ -99,7 +104,7 @@ Weights = DemoWeights | RandomWeights | PretrainedWeights
 @dataclass(frozen=True)
 class DemoDatasetSettings:
     name: Literal["demo"]
-    cache: str
+    cache: FilePath
     samples: Annotated[int, Range(1, 100_000)]
     seconds: Annotated[float, Range(0.2, 60)]
     width: Annotated[int, Range(64, 4096)]
@@ -114,8 +119,8 @@ class DemoDatasetSettings:
 @dataclass(frozen=True)
 class JsonDatasetSettings:
     name: Literal["eventgpt_json"]
-    root: str
-    file: str
+    root: FilePath
+    file: FilePath
     limit: Annotated[int, Range(1)] | None
     max_sample_bytes: Annotated[int, Range(1, MOST)]
     question: str
@@ -146,7 +151,7 @@ class TrackingSettings:
     name: Literal["local", "server"]
     uri: str
     artifacts: str | None
-    experiment: str
+    experiment: Name
     traces: Annotated[int, Range(0)]
 
 
@@ -154,7 +159,7 @@ class TrackingSettings:
 class SweepSettings:
     """How the runs of one -m are made; `rounds` alone can change a result."""
 
-    name: str | None
+    name: Name | None
     resume: bool
     isolate: bool
     rounds: Annotated[int, Range(1, 1000)]
@@ -185,7 +190,7 @@ class Config:
     batch_size: Annotated[int, Range(1, 1024)]
     cache: Literal["none", "frames", "tensors"]
     study: str | None
-    run_name: str | None
+    run_name: Name | None
     sweep: SweepSettings
     objective: str
 
@@ -208,8 +213,6 @@ def check(tree: Mapping[str, Any]) -> Config:
     assert isinstance(config, Config)
     if config.prompt is not None and not config.prompt.strip():
         raise SettingError("prompt is blank: give a question, or prompt=null for each sample's own")
-    if config.run_name is not None and (not config.run_name.strip() or not config.run_name.isprintable()):
-        raise SettingError(f"run_name={config.run_name!r}: expected a name of printable characters in one line")
     if config.stop == "fixed" and config.num_beams > 1:
         raise SettingError("stop=fixed with num_beams>1: beams end where they end; set num_beams=1")
     protocol = config.protocol
@@ -228,6 +231,15 @@ def check(tree: Mapping[str, Any]) -> Config:
     if device[0] not in ("auto", "cpu", "cuda", "mps") or (device[1] and not device[2].isdigit()):
         raise SettingError(f"device={config.device!r}: expected auto, cpu, cuda, cuda:N or mps")
     return config
+
+
+def typed(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """The tree that a configuration was made of, with its values as the schema has them: 0 is 0.0 for a number that
+    may have decimals, and a path has no `~`. So that one setting has one identity, however it was written."""
+    return {
+        key: typed(value, getattr(config, key)) if isinstance(value, Mapping) else getattr(config, key)
+        for key, value in tree.items()
+    }
 
 
 def dataset_settings(tree: Mapping[str, Any]) -> DemoDatasetSettings | JsonDatasetSettings:
@@ -269,7 +281,7 @@ def owner(key: str) -> str | None:
 
 def is_text(key: str) -> bool:
     """Whether a setting holds free text."""
-    return any(str in _members(hint) for hint in _leaves().get(key, []))
+    return any(_plain(member) is str for hint in _leaves().get(key, []) for member in _members(hint))
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -326,15 +338,16 @@ def default_run_name(config: Config, varied: Mapping[str, str] | None = None) ->
     how = "greedy" if config.temperature == 0 else f"T{config.temperature:g}"
     how += f"-fixed{config.max_new_tokens}" if config.stop == "fixed" else ""
     name = f"{config.model.name}-{config.weights.name}-{config.precision}-{how}"
+    flat = flatten(asdict(config))
     if varied:
-        return _cut("-".join([name, *_said({key: text for key, text in varied.items() if key not in NAMED})]))
+        as_used = {key: _in_a_name(flat[key]) if key in flat else text for key, text in varied.items()}
+        return _cut("-".join([name, *_said({key: text for key, text in as_used.items() if key not in NAMED})]))
     if isinstance(config.weights, PretrainedWeights) and config.weights.path:
         name += f"-{_short(Path(config.weights.path).name)}"
     if isinstance(config.dataset, JsonDatasetSettings):
         name += f"-{_short(Path(config.dataset.root).expanduser().absolute().name or config.dataset.name)}"
-    flat = flatten(asdict(config))
     unsaid = UNSAID | ({"max_new_tokens": config.max_new_tokens} if config.stop == "fixed" else {})
-    other = {key: str(flat[key]) for key, value in unsaid.items() if key in flat and flat[key] != value}
+    other = {key: _in_a_name(flat[key]) for key, value in unsaid.items() if key in flat and flat[key] != value}
     protocol = other.pop("protocol.name", "")
     return _cut("-".join([name, *([_short(protocol)] if protocol else []), *_said(other)]))
 
@@ -369,6 +382,13 @@ def _digits(text: str) -> str:
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:4]
 
 
+def _in_a_name(value: Any) -> str:
+    """A value as one writes it: 1 for 1.0, true, null."""
+    if value is None or isinstance(value, bool):
+        return _shown(value)
+    return f"{value:g}" if isinstance(value, float) else one_line(str(value))
+
+
 def _build(kind: Any, tree: Any, path: str) -> Any:
     """A dataclass `kind` from a mapping; for a union, the member whose `name` fits."""
     where = path.rstrip(".") or "the configuration"
@@ -399,7 +419,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
             raise SettingError(f"unknown {path} {name!r}; {suggest(str(name), list(by_name))}")
         return _build(by_name.get(str(name), groups[0]), value, f"{path}.")
     kind, *others = _members(hint)
-    limits = ANY
+    limits: Any = ANY
     if typing.get_origin(kind) is Annotated:
         kind, limits = typing.get_args(kind)
     if value is None and type(None) in others:
@@ -409,10 +429,32 @@ def _value(hint: Any, value: Any, path: str) -> Any:
         if value not in choices:
             raise SettingError(f"{path}={_shown(value)}: {suggest(str(value), choices)}")
         return value
+    if kind is str:
+        return _text(value, path, limits)
     if not _fits(kind, value) or (kind in (int, float) and value not in limits):
-        words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}[kind]
+        words = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise SettingError(f"{path}={_shown(value)}: expected {words}{limits}")
     return kind(value)
+
+
+def _text(value: Any, path: str, limits: Any) -> str:
+    """A free text, a name or a path. Raises SettingError."""
+    if isinstance(value, bool | int | float):  # from a YAML file: the command line's are texts (compose.as_written)
+        raise SettingError(f"{path}={_shown(value)}: expected a text; put it in quotes")
+    if not isinstance(value, str):
+        raise SettingError(f"{path}={_shown(value)}: expected a text")
+    if not is_storable(value):
+        raise SettingError(f"{path}={_shown(value)}: expected a text in UTF-8")
+    if limits == NAME and (not value.strip() or not value.isprintable()):
+        raise SettingError(f"{path}={_shown(value)}: expected a name of printable characters in one line")
+    if limits == NAME and "'" in value and '"' in value:
+        raise SettingError(f"{path}={_shown(value)}: MLflow cannot search for both kinds of quotes; use one of them")
+    if limits == PATH:
+        try:
+            return str(path_of(value, path))
+        except UserError as error:
+            raise SettingError(str(error)) from error
+    return value
 
 
 def _fits(kind: type, value: Any) -> bool:
@@ -420,13 +462,16 @@ def _fits(kind: type, value: Any) -> bool:
     if kind is bool or isinstance(value, bool):
         return kind is bool and isinstance(value, bool)
     if kind is float:
-        return isinstance(value, int | float) and math.isfinite(value)
-    return isinstance(value, str | int | float) if kind is str else isinstance(value, kind)
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
+    return isinstance(value, kind)
 
 
 def _shown(value: Any) -> str:
-    """A value as it is written on the command line."""
-    return "null" if value is None else repr(value).lower() if isinstance(value, bool) else repr(value)
+    """A value as it is written on the command line, or its beginning."""
+    try:
+        return "null" if value is None else shortened(repr(value).lower() if isinstance(value, bool) else repr(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "a number of thousands of digits"
 
 
 def suggest(found: str, known: list[str]) -> str:
@@ -444,6 +489,11 @@ def suggest(found: str, known: list[str]) -> str:
 def _names(group: Any) -> tuple[str, ...]:
     """The values that a group's `name` can have."""
     return typing.get_args(typing.get_type_hints(group)["name"])
+
+
+def _plain(hint: Any) -> Any:
+    """The type without its annotation."""
+    return typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
 
 
 def _members(hint: Any) -> tuple[Any, ...]:

@@ -18,7 +18,10 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fourstage.json_text import parse_json
+from fourstage.paths import check_path, kind_of, shortened, too_long
 from fourstage.stages import Sample, SampleError, UserError
+from fourstage.text import is_storable, storable
 
 _KNOWN = ("id", "event_data", "event_image", "video_data", "mp4_data", "conversations")
 _MEDIA_TAG = re.compile(r"(?:<(?:event|video|image)>\n?)+")
@@ -50,7 +53,8 @@ def read_dataset(root: Path, file: str, limit: int | None = None) -> list[Sample
 def inside(root: Path, folder: str, relative: str) -> Path:
     """Join `root/folder/relative`, where `relative` came from a dataset and must not lead out of `folder`.
 
-    The check is lexical: no absolute path, drive, backslash, `..` or NUL. Links are followed on purpose,
+    The check is lexical: no absolute path, drive, backslash, `..`, NUL, half of a surrogate pair or name that no file
+    system takes. Links are followed on purpose,
     since datasets keep their large folders on other disks behind symbolic links. Raises SampleError.
     """
     if "\0" in relative:
@@ -63,9 +67,15 @@ def inside(root: Path, folder: str, relative: str) -> Path:
         fault = "is absolute"
     elif ".." in PurePosixPath(relative).parts:
         fault = "contains '..'"
+    elif not is_storable(relative):
+        fault = "contains half of a surrogate pair, which is no character"
+    elif excess := too_long(relative):
+        fault = excess
     else:
         return root / folder / relative
-    raise SampleError(f"path {relative!r} {fault}; write it relative to {root / folder}, with '/' between its parts")
+    raise SampleError(
+        f"path {shortened(relative)!r} {fault}; write it relative to {root / folder}, with '/' between its parts"
+    )
 
 
 def event_mp4(event_data: str) -> str:
@@ -99,12 +109,16 @@ def dataset_digest(samples: Sequence[Sample]) -> str:
 
 
 def _find(root: Path, file: str) -> Path:
+    check_path(str(root), "dataset.root")
+    check_path(file, "dataset.file")
     if not root.is_dir():
         found = "is not a folder" if root.exists() else "does not exist"
         raise UserError(f"dataset root {root} {found}; set dataset.root to the folder that holds {file}")
     path = root / file
     if path.is_file():
         return path
+    if path.exists() and not path.is_dir():
+        raise UserError(f"dataset file {path} is {kind_of(path)}, expected a regular file; set dataset.file to one")
     names = sorted(other.name for other in root.glob("*.json"))
     close = difflib.get_close_matches(file, names, n=1)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -114,15 +128,13 @@ def _find(root: Path, file: str) -> Path:
 
 def _parse(path: Path) -> list[Any]:
     try:
-        entries = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"{path} is not valid JSON: {error.msg} at line {error.lineno} column {error.colno}; mend or re-export it"
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
+        entries = parse_json(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} is not readable as UTF-8 JSON: {error}; re-export it") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}; check its permissions") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}; mend or re-export it") from error
     if not isinstance(entries, list):
         raise UserError(f"{path} holds {_kind(entries)}, expected a list of samples; wrap the samples in [ … ]")
     if not entries:
@@ -141,16 +153,21 @@ def _sample(entry: Any, root: Path, where: str) -> Sample:
         raise UserError(f"{where} has no id, event_data or video_data to know it by; give it one of them")
     question, reference = _conversation(entry, where)
     return Sample(
-        key=key,
-        id=name or key,
+        key=storable(key),
+        id=storable(name or key),
         root=root,
         event_data=event_data,
         event_image=_texts(entry, "event_image", where),
         video_data=video_data,
         mp4_data=_text(entry, "mp4_data", where),
-        question=question,
-        reference=reference,
+        question=storable(question),
+        reference=storable(reference),
         extra={name: value for name, value in entry.items() if name not in _KNOWN},
+        notes=tuple(
+            f"its {what} held half of a surrogate pair, which was replaced by U+FFFD"
+            for what, text in (("key", key), ("id", name or key), ("question", question), ("reference", reference))
+            if not is_storable(text)
+        ),
     )
 
 
@@ -224,5 +241,5 @@ def _size(root: Path, folder: str, relative: str) -> int | None:
     try:
         path = inside(root, folder, relative)
         return sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size
-    except (SampleError, OSError):  # stage 1 reports it, on the sample's own record
+    except (ValueError, OSError):  # stage 1 reports it, on the sample's own record
         return None

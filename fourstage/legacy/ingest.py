@@ -23,6 +23,7 @@ from fourstage.cli.command import parse_words, run_command
 from fourstage.config.schema import SettingError
 from fourstage.legacy.reader import LegacyRun, NoResultsError, read_legacy, shown
 from fourstage.stages import UserError
+from fourstage.text import line, say
 
 if TYPE_CHECKING:
     from fourstage.records.columns import Columns
@@ -81,7 +82,9 @@ def ingest(words: Mapping[str, str]) -> int:
     present = {run.params.get("model.name", ""): run for run in reversed(there)}
     for model, run in present.items():
         print(
-            f"{model} of {shown(path)} is there already: run {run.name}  id {run.run_id}; again=true takes it in again"
+            line(
+                f"{model} of {shown(path)} is there already: run {run.name}  id {run.run_id}; again=true takes it in again"
+            )
         )
     origin = Origin(path, digest, sweep, words["name"] or shown(path.stem))
     new = [(job, run) for job, run in enumerate(runs) if run.model not in present]
@@ -95,19 +98,20 @@ def ingest(words: Mapping[str, str]) -> int:
 
 def _print_reading(path: Path, runs: Sequence[LegacyRun]) -> None:
     """How the file was understood, so that a wrong reading is seen."""
-    from rich.markup import escape
-
     from fourstage.screen import console
+    from fourstage.screen import shown as on_screen
 
     screen = console()
     first = runs[0]
     unit = {"s": "seconds", "ms": "milliseconds"}[first.unit]
     screen.print(
-        escape(f"{shown(path)}: layout {first.layout} with {', '.join(run.model for run in runs)}; times are {unit} ")
-        + escape(f"({first.unit_evidence})")
+        on_screen(
+            f"{shown(path)}: layout {first.layout} with {', '.join(run.model for run in runs)}; times are {unit} "
+        )
+        + on_screen(f"({first.unit_evidence})")
     )
     for notes, models in _alike({run.model: run.notes for run in runs}).items():
-        screen.print(escape(f"{', '.join(models)}: {'; '.join(notes)}"))
+        screen.print(on_screen(f"{', '.join(models)}: {'; '.join(notes)}"))
 
 
 def _alike(notes: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], list[str]]:
@@ -119,14 +123,13 @@ def _alike(notes: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], list[s
 
 
 def _print_what_no_file_shows(sweep: str) -> None:
-    from rich.markup import escape
-
     from fourstage.legacy.checks import NOT_IN_A_FILE
     from fourstage.screen import console
+    from fourstage.screen import shown as on_screen
 
     screen = console()
     screen.print(f"[dim]not possible[/dim] on any result file: {', '.join(NOT_IN_A_FILE)} (checks.json says why)")
-    screen.print(escape(f"compare: python -m fourstage.compare sweep={sweep}"))
+    screen.print(on_screen(f"compare: python -m fourstage.compare sweep={sweep}"))
 
 
 def read_file(path: Path, unit: str = "") -> tuple[tuple[LegacyRun, ...], str]:
@@ -266,7 +269,7 @@ def _tags(legacy: LegacyRun, origin: Origin, job: int) -> dict[str, str]:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    say(f"error: {message}")
     return code
 
 

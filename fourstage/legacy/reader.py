@@ -29,6 +29,7 @@ from statistics import fmean, median
 from typing import Any, Literal, get_args
 
 from fourstage.config.schema import SettingError
+from fourstage.json_text import parse_json
 from fourstage.stages import SampleRecord, UserError
 
 Layout = Literal["prefixed", "lists", "nested"]
@@ -205,14 +206,7 @@ class _EntryError(Exception):
 
 
 def _parse(text: str) -> Any:
-    try:
-        document = json.loads(text.removeprefix("\ufeff"))
-    except json.JSONDecodeError as error:
-        raise UserError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
-    except RecursionError as error:
-        raise UserError(f"nested over {DEPTH} deep: no result file") from error
-    except ValueError as error:  # a number of thousands of digits
-        raise UserError(f"not JSON that can be read: {str(error).partition(';')[0]}") from error
+    document = parse_json(text)
     level, depth = [document], 0
     while level := [part for value in level if isinstance(value, dict | list) for part in _parts(value)]:
         if (depth := depth + 1) > DEPTH:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import takewhile
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 from fourstage.stages import (
     STAGES,
@@ -278,7 +278,9 @@ def measure_batch(
         end_to_end = timing.end_to_end_clock() - begin
     except MeasurementError:
         raise
-    except Exception as error:  # whatever a stage raises belongs to the sample, and is told on its record
+    except BaseException as error:  # whatever a stage raises belongs to the sample, and is told on its record
+        if not _is_fault(error):
+            raise
         timing.tell(error)
         failed = [
             _failure(item, watch, started, error, len(batch), share, read)
@@ -334,7 +336,7 @@ def _record(
         image_indices=media.indices,
         clip_length=media.clip_length,
         bytes_read=media.bytes_read,
-        notes=media.notes,
+        notes=(*item.sample.notes, *media.notes),
         total_s=sum(watch.stage_s[stage] for stage in STAGES) / size,
         end_to_end_s=batch.end_to_end_s / size,
         prefill_s=watch.token_at[0] - watch.stage_at["decode"],
@@ -385,6 +387,7 @@ def _begun(
         decode_s=watch.share("decode", size),
         question=item.question,
         reference=item.sample.reference,
+        notes=item.sample.notes,
     )
 
 
@@ -412,6 +415,11 @@ def _failure(
     )
 
 
+def _is_fault(error: BaseException) -> TypeGuard[Exception]:
+    """Whether a stage failed, and nobody stopped it; a panic of a library in Rust is no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def _apart(
     pipeline: Pipeline, batch: Sequence[Planned], sampling: Sampling, timing: Timing, failed: list[SampleRecord]
 ) -> list[SampleRecord]:
@@ -425,7 +433,9 @@ def _apart(
                 media = pipeline.load(item.sample)
             with watch.stage("preprocess"):
                 pipeline.preprocess([media], [item.question])
-        except Exception as error:
+        except BaseException as error:
+            if not _is_fault(error):
+                raise
             faulty[item.position] = _failure(item, watch, timing.wall_clock(), error, 1, None, media)
     healthy = [item for item in batch if item.position not in faulty]
     if not faulty:  # the fault is the batch's own, such as its size

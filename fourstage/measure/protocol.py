@@ -16,7 +16,7 @@ from fourstage.models.base import StagedPipeline
 from fourstage.models.device import TorchDevice
 from fourstage.runs.environment import gpu_state
 from fourstage.screen import Progress
-from fourstage.stages import Sample, SampleRecord, UserError
+from fourstage.stages import Sample, SampleRecord
 from fourstage.stats.intervals import measurement_half_width
 
 
@@ -115,7 +115,7 @@ def timing_of(
     def prepare_files(sample: Sample) -> float | None:
         try:
             return prepare(pipeline.files(sample))
-        except UserError:  # a file that is not there: `load` says so on the sample's record
+        except Exception:  # a file that is not there, a path that no system takes: `load` says so on the record
             return None
 
     clocked = TorchDevice(device, beside_bytes)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fourstage.stages import SampleRecord, UserError
+from fourstage.text import storable
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -67,7 +68,7 @@ class RecordFile:
             self.count += 1
             self.failed += not record.ok
         if len(self.notes) < MOST_NOTES:
-            self.notes |= dict.fromkeys(record.notes)
+            self.notes |= dict.fromkeys(storable(record.notes))
         if len(self._waiting) >= ROWS:
             self._write()
 
@@ -107,7 +108,7 @@ class Journal:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, record: SampleRecord) -> None:
-        self._file.write(json.dumps({name: getattr(record, name) for name in FIELDS}) + "\n")
+        self._file.write(json.dumps({name: storable(getattr(record, name)) for name in FIELDS}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -183,7 +184,7 @@ def unaccounted_s(record: SampleRecord) -> float | None:
 
 
 def _value(record: SampleRecord, name: str) -> object:
-    return unaccounted_s(record) if name == "unaccounted_s" else getattr(record, name)
+    return unaccounted_s(record) if name == "unaccounted_s" else storable(getattr(record, name))
 
 
 def _record(row: dict[str, Any]) -> SampleRecord:

@@ -53,10 +53,11 @@ def read_pictures(
                 continue
             try:
                 media = _read(samples[key], kind, params)
-            except UserError as error:
-                faults.append(str(error))
+                pictures = tuple(map(_png, media.images))
+            except Exception as error:  # a sample's own data may raise anything, and a report is made without it
+                faults.append(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
                 continue
-            found.setdefault(key, {})[kind] = tuple(map(_png, media.images))
+            found.setdefault(key, {})[kind] = pictures
     return found, f"some pictures are missing: {faults[0]}" if faults else ""
 
 

@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from fourstage.comparison.attribution import Attribution, sentence
 from fourstage.comparison.effects import Comparison, Pairwise, Row, RunData, Unpaired, Verdict
 from fourstage.records.wording import at_least, plain, seconds, with_limits
-from fourstage.screen import COLUMNS, table_cells
+from fourstage.screen import COLUMNS, shown, table_cells
 from fourstage.stages import STAGES
-from fourstage.text import markdown_cell, one_line
+from fourstage.text import markdown_cell
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,11 +86,6 @@ def markdown_summary(
         lines += [f"- **{question}** {answer}. {markdown_cell(finding.measured)}"]
     lines += [""] * bool(findings) + [f"- {markdown_cell(note)}" for note in notes[:MOST_RUNS]]
     return "\n".join(lines).strip() + "\n"
-
-
-def shown(text: str) -> str:
-    """Text from outside for rich, on one line."""
-    return escape(one_line(text))
 
 
 def effect(ratio: float) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from fourstage.cli.command import run_command
 from fourstage.config.schema import Config, SettingError, check, suggest
 from fourstage.stages import STAGES, Features, Generation, Inputs, Media, UserError
+from fourstage.text import markdown_cell
 
 if TYPE_CHECKING:
     from fourstage.measure.loop import Stopwatch
@@ -99,13 +100,12 @@ def inspect(config: Config, sample: str = "", media: str = "") -> Inspection:
 def print_table(inspection: Inspection) -> None:
     """The inspection on the screen, stage by stage."""
     from rich import box
-    from rich.markup import escape
     from rich.table import Table
 
-    from fourstage.screen import console, milliseconds
+    from fourstage.screen import console, milliseconds, shown
 
     screen = console()
-    screen.print(escape(inspection.title))
+    screen.print(shown(inspection.title))
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("stage", "tensor", "shape", "dtype", "device", "bytes"):
         table.add_column(column, justify="right" if column == "bytes" else "left", no_wrap=True)
@@ -113,18 +113,18 @@ def print_table(inspection: Inspection) -> None:
         rows = [row for row in inspection.rows if row.stage == stage]
         for i, row in enumerate(rows):
             label = f"{stage}  {milliseconds(inspection.stage_s[stage])}" if i == 0 else ""
-            table.add_row(label, row.name, escape(row.shape), row.dtype, row.device, f"{row.bytes:,}")
+            table.add_row(label, row.name, row.shape, row.dtype, row.device, f"{row.bytes:,}")
         table.add_section()
     screen.print(table)
     for name, value in inspection.counts.items():
-        screen.print(f"{name:>22}  {escape(value)}")
+        screen.print(f"{name:>22}  {shown(value)}")
 
 
 def print_markdown(inspection: Inspection) -> None:
     """The inspection as a document."""
     from fourstage.screen import milliseconds
 
-    print(f"# {inspection.title}\n")
+    print(f"# {markdown_cell(inspection.title)}\n")
     for stage in STAGES:
         print(f"## {stage}: {milliseconds(inspection.stage_s[stage])}\n")
         print("| tensor | shape | dtype | device | bytes |\n|---|---|---|---|---:|")
@@ -134,8 +134,7 @@ def print_markdown(inspection: Inspection) -> None:
         print()
     print("## Counts\n\n| | |\n|---|---|")
     for name, value in inspection.counts.items():
-        shown = value.replace("|", "\\|").replace("\n", " ")
-        print(f"| {name} | {shown} |")
+        print(f"| {name} | {markdown_cell(value)} |")
 
 
 def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, str]:

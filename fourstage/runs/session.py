@@ -25,6 +25,7 @@ from fourstage.config import schema as settings
 from fourstage.config.schema import Config, DemoDatasetSettings, JsonDatasetSettings
 from fourstage.runs.identity import identify
 from fourstage.stages import Sample, SampleRecord, UserError
+from fourstage.text import say as say
 from fourstage.tracking.views import UNFOLDED
 
 if TYPE_CHECKING:
@@ -118,6 +119,7 @@ def take_turns(job: Job, kept: Kept) -> Generator[None, None, Outcome]:
     number = job.place.job if job.place else None
     try:
         config = settings.check(job.tree)
+        job = replace(job, tree=settings.typed(job.tree, config))
         prepared = _prepare(job, config, kept)
         outcome = yield from _tracked(prepared, kept)
     except Exception as error:  # of a sweep the other jobs go on
@@ -653,8 +655,3 @@ def signals_held() -> Iterator[None]:
 def word_of(error: Exception) -> str:
     """An error in one line: the user's as it says itself, another with its kind."""
     return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-
-
-def say(text: str) -> None:
-    """A line on stderr: stdout holds results."""
-    print(text, file=sys.stderr, flush=True)

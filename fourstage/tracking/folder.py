@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from fourstage.stages import UserError
+from fourstage.text import storable
 from fourstage.tracking.store import Destination, resolved_uri
 
 NAME = "run.json"
@@ -115,7 +116,8 @@ class RunFolder:
         token, process = uuid.uuid4().hex, Process.this()
         own = {"fourstage.token": token, "fourstage.folder": str(path.absolute()), "fourstage.process": str(process)}
         now = round(1000 * time.time())
-        folder = cls(path, RunState(token, name, here, dict(params), {**tags, **own}, traces, now, process, run_id))
+        texts = storable(name), storable(params), storable({**tags, **own})
+        folder = cls(path, RunState(token, texts[0], here, texts[1], texts[2], traces, now, process, run_id))
         folder._write()
         return folder
 
@@ -135,7 +137,7 @@ class RunFolder:
 
     def change(self, **changes: Any) -> None:
         """Put these fields into `run.json`, whole or not at all."""
-        self.state = replace(self.state, **changes)
+        self.state = replace(self.state, **{key: storable(value) for key, value in changes.items()})
         self._write()
 
     def add_tags(self, tags: Mapping[str, str]) -> None:
@@ -149,7 +151,7 @@ class RunFolder:
         path = self.files / name
         path.parent.mkdir(parents=True, exist_ok=True)
         text = content if isinstance(content, str) else json.dumps(content, indent=2, default=str)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(storable(text), encoding="utf-8")
 
     def end(self, status: str) -> None:
         """The run is over, as FINISHED, FAILED or KILLED."""
