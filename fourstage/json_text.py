@@ -34,7 +34,7 @@ def parse_json(text: str) -> Any:
     try:
         value = json.loads(text.removeprefix("\ufeff"), object_pairs_hook=table)
     except json.JSONDecodeError as error:
-        raise UserError(f"not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from error
+        raise UserError(f"not JSON: {error.msg} at line {error.lineno} column {error.colno}") from error
     except RecursionError as error:
         raise UserError("not JSON that can be read: it is nested too deep") from error
     except ValueError as error:  # Python converts no integer of more than 4,300 digits

@@ -21,6 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
+from fourstage.paths import kind_of, path_of, shortened
 from fourstage.stages import UserError
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 SQLITE = "sqlite:///"
 LOCK_LIMIT_S = 120  # making a store takes about 2 s
+_OWN_QUERY = f"?timeout={LOCK_LIMIT_S}"  # other writers take their turn; sqlite's own 5 s are few
+_QUERY = re.compile(r"\?\w+=[^/?]*$")  # a folder's name may hold a question mark
 
 # set only where the user has not
 MLFLOW_DEFAULTS = {
@@ -148,21 +151,41 @@ def reporting(uri: str) -> Iterator[None]:
 
 
 def database_path(uri: str) -> Path | None:
-    """The absolute path of an SQLite database; None for other stores."""
+    """The absolute path of an SQLite database; None for other stores. Raises UserError where no file can be there.
+
+    The path is taken as the file system has it, `%` and `?` included; only what `resolved_uri` made is decoded.
+    """
     if not uri.startswith(SQLITE):
         return None
-    return Path(uri.removeprefix(SQLITE).partition("?")[0]).expanduser().absolute()
+    match = _QUERY.search(uri)
+    name = uri[len(SQLITE) : match.start() if match else None]
+    if match and match.group() == _OWN_QUERY:
+        name = name.replace("%3F", "?").replace("%25", "%")
+    path = path_of(name, "tracking.uri").absolute()
+    if path.exists() and not path.is_file():
+        raise UserError(f"tracking.uri={uri} is {kind_of(path)}; expected a file, such as {SQLITE}{name}/mlflow.db")
+    return path
 
 
 def resolved_uri(uri: str) -> str:
     """The uri, independent of the working directory. Raises UserError for a kind that mlflow does not keep up."""
     path = database_path(uri)
     if path is not None:
-        return f"{SQLITE}{path}?timeout={LOCK_LIMIT_S}"  # other writers take their turn; sqlite's own 5 s are few
-    if "://" not in uri or uri.startswith("file:"):
-        raise UserError(
-            f"tracking uri '{uri}' is a folder; use sqlite:///{uri.rstrip('/')}/mlflow.db or a server's URL"
-        )
+        return _sqlite_uri(path) + _OWN_QUERY
+    if not re.match(r"[a-z][a-z0-9+.-]*://.", uri) or uri.startswith(("file:", "sqlite:")):
+        found = f"'{shown(shortened(uri))}'" if uri.strip() else "empty"
+        raise UserError(f"tracking.uri is {found}; expected a database, {SQLITE}mlruns/mlflow.db, or a server's URL")
+    return uri
+
+
+def _sqlite_uri(path: Path) -> str:
+    """The URL of a database, which SQLAlchemy decodes. Raises UserError where it would open another file."""
+    uri = SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
+    if "%" in uri:
+        from sqlalchemy.engine import make_url
+
+        if make_url(uri).database != str(path):
+            raise UserError(f"sqlalchemy before 2.1 opens no database at {path}: rename the folder, or upgrade it")
     return uri
 
 
@@ -186,7 +209,7 @@ def _make_database(path: Path) -> None:
             for leftover in (making, making.with_name(f"{making.name}-journal")):
                 leftover.unlink(missing_ok=True)
             making.touch()
-            MlflowClient(f"{SQLITE}{making}")
+            MlflowClient(_sqlite_uri(making))
             making.replace(path)
     except OSError as error:
         raise UserError(
@@ -199,7 +222,7 @@ def _check_artifacts(artifacts: str) -> None:
     """Refuse a local folder of files that cannot be written, before anything is measured."""
     if "://" in artifacts and not artifacts.startswith("file://"):
         return
-    folder = Path(artifacts.removeprefix("file://")).expanduser().absolute()
+    folder = path_of(artifacts.removeprefix("file://"), "tracking.artifacts").absolute()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryFile(dir=folder) as probe:
