@@ -10,18 +10,22 @@ finished; 1 a run failed; 2 the command line or the data could not be used; 3 me
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
-import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourstage.config.compose import (
     NUMBER,
     as_tree,
+    as_written,
     check_command_line,
+    check_working_folder,
     conf_folder,
     from_hydra,
     hydras_word,
@@ -29,8 +33,10 @@ from fourstage.config.compose import (
     share_plugins_settings,
     with_own_studies,
 )
+from fourstage.paths import shortened
 from fourstage.runs.session import FAILED, INTERRUPTED, TERMINATED, UNUSABLE, Job, Kept, Terminated, run_job, say
 from fourstage.stages import UserError
+from fourstage.text import prepare_output, printable, say_traceback
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -48,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     global _kept
     if argv is not None:
         sys.argv = ["fourstage", *argv]
+    prepare_output()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we say them in one line
     handlers = _catch_signals()
     _kept = Kept()
@@ -59,8 +66,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_command_line(sys.argv[1:])
         sys.argv[1:] = with_own_studies(sys.argv[1:])
         overrides = overrides_of(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
-        sys.argv[1:] = [*(word for word in sys.argv[1:] if word not in overrides), *overrides]
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(hydra_job)()
+        flags = [word for word in sys.argv[1:] if word not in overrides]
+        sys.argv[1:] = [*flags, *map(as_written, overrides)]
+        with _safe_to_show(flags):
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(hydra_job)()
         begun = sweep.of_this_process()
         if begun is not None and begun.collects:
             sweep.run_collected(begun, _kept)
@@ -87,6 +96,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
+@contextmanager
+def _safe_to_show(flags: Sequence[str]) -> Iterator[None]:
+    """What Hydra itself prints where it is asked to show settings, without what steers a terminal."""
+    asked = ("-c", "--cfg", "-h", "--help", "--hydra-help", "-i", "--info")
+    if not any(flag in asked or flag.startswith(("--cfg=", "--info=")) for flag in flags):
+        yield
+        return
+    shown = StringIO()
+    try:
+        with redirect_stdout(shown):
+            yield
+    finally:
+        print(printable(shown.getvalue()), end="", flush=True)
+
+
 def hydra_job(cfg: DictConfig) -> float | None:
     """What Hydra runs of each composition, in whatever process; gives a sweeper that optimises its objective."""
     from hydra.core.hydra_config import HydraConfig
@@ -111,6 +135,7 @@ def hydra_job(cfg: DictConfig) -> float | None:
         return None
     if job.place is None:
         try:
+            check_working_folder(cfg)
             sweep.refuse_alone(job)
             _codes.append(run_job(job, _kept).code)
         except Exception as error:  # here, since Hydra would print lines of its own
@@ -146,7 +171,7 @@ def _elsewhere(job: Job) -> float | None:
             raise
         return None  # Ray's way to stop a job
     except Exception:
-        traceback.print_exc()
+        say_traceback()
         return None
     finally:
         _restore(handlers)
@@ -157,12 +182,13 @@ def _complain(error: Exception) -> int:
     if isinstance(error, UserError):
         say(f"error: {error}")
     elif isinstance(error, OSError):
-        where = f": {error.filename}; run from a folder that can be written" if error.filename else ""
-        say(f"error: {error.strerror or error}{where}")
+        where = f": {shortened(str(error.filename))}" if error.filename else ""
+        denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        say(f"error: {error.strerror or error}{where}{'; run from a folder that can be written' if denied else ''}")
     elif from_hydra(error):
         say(f"error: {hydras_word(error)}")
     else:
-        traceback.print_exc()
+        say_traceback()
         return FAILED
     return UNUSABLE
 

@@ -20,7 +20,10 @@ import fourstage
 from fourstage.config import schema as settings
 from fourstage.config import studies
 from fourstage.config.schema import SettingError
+from fourstage.paths import shortened, too_long
+from fourstage.text import is_storable
 
+MOST_JOBS = 100_000  # of a sweep
 NUMBER = "FOURSTAGE_JOB"  # in the environment of a sweep's job that has a process of its own
 
 
@@ -33,7 +36,7 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     check_command_line(overrides)
     try:
         with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
-            return as_tree(hydra_compose("config", list(overrides)))
+            return as_tree(hydra_compose("config", [as_written(word) for word in overrides]))
     except Exception as error:
         if not from_hydra(error):
             raise
@@ -70,12 +73,17 @@ def check_command_line(argv: Sequence[str]) -> None:
     parser = OverridesParser.create()
     for text in overrides_of(argv):
         if "=" not in text and not text.startswith("~"):
-            raise SettingError(f"{text!r} is no setting: expected key=value")
+            raise SettingError(f"{shortened(text)!r} is no setting: expected key=value")
+        if not is_storable(text):
+            raise SettingError(f"{shortened(text)!r}: expected a text in UTF-8")
         try:
-            (override,) = parser.parse_overrides([text])
+            (override,) = parser.parse_overrides([as_written(text)])
         except OverrideParseException as error:
+            quoted = f"; put a text with special characters in quotes: {quoted_word(text)}" if len(text) < 1000 else ""
+            raise SettingError(f"cannot read {shortened(text)!r}{quoted}") from error
+        except ValueError as error:  # Python converts no integer of more than 4,300 digits
             raise SettingError(
-                f"cannot read {text!r}; put a text with special characters in quotes: {quoted_word(text)}"
+                f"{shortened(text)}: a whole number of thousands of digits; give a smaller one"
             ) from error
         key = override.key_or_group
         if key in PLUGINS:
@@ -111,7 +119,7 @@ def _check_study(text: str, override: Any, argv: Sequence[str]) -> None:
     for key, written in study.params.items():
         if key.startswith("hydra"):
             continue
-        (swept,) = parser.parse_overrides([f"{key}={written}"])
+        (swept,) = parser.parse_overrides([as_written(f"{key}={written}")])
         for value in _values(swept):
             try:
                 settings.check_override(key, value, conf_folder())
@@ -209,8 +217,98 @@ def share_plugins_settings() -> None:
 def quoted_word(text: str) -> str:
     """`key=value` as it can be typed in a shell, the value quoted for Hydra."""
     key, _, value = text.partition("=")
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    return shlex.quote(f'{key}="{escaped}"')
+    return shlex.quote(f"{key}={_quoted(value)}")
+
+
+def as_written(word: str) -> str:
+    """The override `word`, with a free text's values in quotes where Hydra would make a number of them (1.50, 2024e5,
+    true) or cannot read them (~/data). One that is in quotes already, and null, stay."""
+    key, _, value = word.partition("=")
+    if not settings.is_text(key.lstrip("+")):
+        return word
+    if function := re.fullmatch(r"\s*(choice|shuffle)\((.*)\)\s*", value, re.DOTALL):
+        return f"{key}={function[1]}({_elements_as_written(function[2])})"
+    return f"{key}={_elements_as_written(value)}"
+
+
+# a text in quotes, an escape, an interpolation, a bracket, or what separates the values of a sweep
+_PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[\[{(]|[\]})]|,|[^'"\\\[{(\]}),]+|.""", re.DOTALL)
+
+
+def _elements_as_written(values: str) -> str:
+    """Values with commas between them, those in quotes that need them."""
+    elements, depth = [""], 0
+    for piece in _PIECES.findall(values):
+        depth += (piece in "[{(") - (piece in "]})")
+        if piece == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += piece
+    return ",".join(_quoted(element.strip()) if _needs_quotes(element.strip()) else element for element in elements)
+
+
+def _needs_quotes(element: str) -> bool:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import OverrideParseException
+
+    if "~" in element and element[0] not in "'\"[{(":
+        return True
+    if not re.match(r"[+-]?(\.?\d|inf$|nan$)|true$|false$", element, re.IGNORECASE):
+        return False
+    try:
+        return isinstance(OverridesParser.create().parse_rule(element, "primitive"), int | float)
+    except OverrideParseException:
+        return False
+    except ValueError:  # a number of more digits than Python converts
+        return True
+
+
+def _quoted(value: str) -> str:
+    """A text in the quotes of Hydra's grammar, where backslashes are doubled before a quote alone."""
+    escaped = re.sub(r'(\\*)"', r'\1\1\\"', value)
+    trailing = len(escaped) - len(escaped.rstrip("\\"))
+    return f'"{escaped}{escaped[len(escaped) - trailing :]}"'
+
+
+def write_studys_texts(cfg: Any) -> None:
+    """`as_written` for what a study sweeps, in a composition with Hydra's part."""
+    from omegaconf import open_dict
+
+    params = cfg.hydra.sweeper.get("params") or {}
+    with open_dict(cfg):
+        for key, value in list(params.items()):
+            if settings.is_text(str(key)) and value is not None:
+                written = str(value).lower() if isinstance(value, bool) else str(value)
+                params[key] = as_written(f"{key}={written}").partition("=")[2]
+
+
+def check_working_folder(cfg: Any) -> None:
+    """Raise SettingError where Hydra would let a run begin in another folder than the one that paths are meant from."""
+    if cfg.hydra.job.chdir:
+        raise SettingError(
+            "hydra.job.chdir=true: paths of data and store are meant from the folder that the command begins in; "
+            "leave it out (hydra.run.dir says where a run's own files go)"
+        )
+
+
+def check_job_folders(cfg: Any, jobs: Sequence[Sequence[str]]) -> None:
+    """Raise SettingError where jobs of a sweep could not have the folders that hydra.sweep.subdir gives them."""
+    from hydra.core.global_hydra import GlobalHydra
+    from omegaconf import OmegaConf, open_dict
+
+    if OmegaConf.to_container(cfg.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
+        return
+    given: dict[str, int] = {}
+    for number, words in enumerate(jobs):
+        of_job = GlobalHydra.instance().config_loader().load_sweep_config(cfg, list(words))
+        with open_dict(of_job):
+            of_job.hydra.job.id = of_job.hydra.job.num = number
+        folder = str(of_job.hydra.sweep.subdir)
+        advice = "leave it out, or use hydra.sweep.subdir='${hydra.job.num}'"
+        if fault := too_long(str(Path(of_job.hydra.sweep.dir, folder).absolute())):
+            raise SettingError(f"hydra.sweep.subdir: the folder of job {number} {fault}; {advice}")
+        if (other := given.setdefault(folder, number)) != number:
+            raise SettingError(f"hydra.sweep.subdir={folder}: jobs {other} and {number} would share it; {advice}")
 
 
 def swept_words(cfg: Any) -> dict[str, str]:
@@ -287,6 +385,8 @@ def _values(override: Any) -> list[Any]:
     if override.is_choice_sweep():
         return [_plain(item) for item in value.list]
     if override.is_range_sweep():
+        if abs(value.stop - value.start) > MOST_JOBS * abs(value.step or 1):
+            raise SettingError(f"{shortened(str(override.input_line))!r} gives over {MOST_JOBS:,} values; give fewer")
         return list(value.range())
     return [] if override.is_sweep_override() else [_plain(override.value())]
 

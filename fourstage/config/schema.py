@@ -439,10 +439,12 @@ def _value(hint: Any, value: Any, path: str) -> Any:
 
 def _text(value: Any, path: str, limits: Any) -> str:
     """A free text, a name or a path. Raises SettingError."""
-    if isinstance(value, bool | int | float):  # from a YAML file: the command line's are texts (compose.as_written)
-        raise SettingError(f"{path}={_shown(value)}: expected a text; put it in quotes")
+    if _fits(float, value):  # of an interpolation or a YAML file: on the command line it is a text (compose.as_written)
+        value = str(value)
     if not isinstance(value, str):
-        raise SettingError(f"{path}={_shown(value)}: expected a text")
+        raise SettingError(
+            f"{path}={_shown(value)}: expected a text{'; put it in quotes' * isinstance(value, bool | float)}"
+        )
     if not is_storable(value):
         raise SettingError(f"{path}={_shown(value)}: expected a text in UTF-8")
     if limits == NAME and (not value.strip() or not value.isprintable()):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 from fourstage.cli.command import parse_words, run_command
 from fourstage.config.schema import SettingError
 from fourstage.legacy.reader import LegacyRun, NoResultsError, read_legacy, shown
+from fourstage.paths import readable_file
 from fourstage.stages import UserError
 from fourstage.text import line, say
 
@@ -64,7 +65,7 @@ def ingest(words: Mapping[str, str]) -> int:
         raise SettingError("which file? file=results.json")
     if words["again"] not in ("true", "false"):
         raise SettingError(f"again={words['again']}: expected again=true or again=false")
-    path = Path(words["file"])
+    path = readable_file(words["file"], "file")
     runs, digest = read_file(path, words["unit"])
     if not any(record.ok for run in runs for record in run.records):
         failed = [record for run in runs for record in run.records]
@@ -81,11 +82,8 @@ def ingest(words: Mapping[str, str]) -> int:
         there = []
     present = {run.params.get("model.name", ""): run for run in reversed(there)}
     for model, run in present.items():
-        print(
-            line(
-                f"{model} of {shown(path)} is there already: run {run.name}  id {run.run_id}; again=true takes it in again"
-            )
-        )
+        there_already = f"{model} of {shown(path)} is there already: run {run.name}  id {run.run_id}"
+        print(line(f"{there_already}; again=true takes it in again"))
     origin = Origin(path, digest, sweep, words["name"] or shown(path.stem))
     new = [(job, run) for job, run in enumerate(runs) if run.model not in present]
     if new:

@@ -19,7 +19,6 @@ python -m fourstage.compare 'filter=params.model.name = "videollava" and metrics
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from typing import TYPE_CHECKING
 from fourstage.cli.command import parse_words, run_command
 from fourstage.comparison.selection import brief
 from fourstage.config.schema import SettingError
+from fourstage.paths import path_of
 from fourstage.stages import SampleRecord, UserError
 from fourstage.text import one_line
 
@@ -113,7 +113,7 @@ def compare_command(words: Mapping[str, str]) -> Compared:
     by = tuple(word.strip() for word in words["by"].split(",") if word.strip())
     with _collector_at_rest():
         chosen = select_runs(where, Words(words["baseline"], words["target"], words["sweep"], words["filter"], by))
-    out = _folder(words["out"]) if words["out"] else beside(where) / slug(chosen.name)
+    out = path_of(words["out"], "out") if words["out"] else beside(where) / slug(chosen.name)
     return _compare(console(), where, chosen, by, margin, allow_invalid, out, words["exclude"])
 
 
@@ -204,7 +204,7 @@ def _compare(
     )
     question, command = (study.question, study.command) if study else ("", _command(chosen.parent))
     files = _write(out, compared, titles, pictures, question, command)
-    screen.print(f"written: {', '.join(map(_near, files))}", markup=False, soft_wrap=True)
+    screen.print(one_line(f"written: {', '.join(map(_near, files))}"), markup=False, soft_wrap=True)
     return replace(compared, files=files)
 
 
@@ -573,18 +573,6 @@ def beside(destination: Destination) -> Path:
 
     database = database_path(destination.uri)
     return (database.parent if database else Path("mlruns")) / "compare"
-
-
-def _folder(text: str) -> Path:
-    """Where `out=` points. Raises SettingError for what no folder can be called."""
-    try:
-        path = Path(text).expanduser()
-        os.fsencode(path)
-    except (RuntimeError, UnicodeEncodeError) as error:  # ~ of nobody; half a surrogate pair
-        raise SettingError(f"out={brief(text)!r} is no folder's name: {error}") from error
-    if "\0" in text:
-        raise SettingError(f"out={brief(text)!r} is no folder's name: it has a NUL")
-    return path
 
 
 def _near(path: Path) -> str:

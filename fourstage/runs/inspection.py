@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourstage.cli.command import run_command
 from fourstage.config.schema import Config, SettingError, check, suggest
+from fourstage.paths import path_of, shortened
 from fourstage.stages import STAGES, Features, Generation, Inputs, Media, UserError
 from fourstage.text import markdown_cell
 
@@ -60,10 +61,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(given: Sequence[str]) -> int:
         words, overrides = _words(given)
+        out = _file_to_write(words["out"]) if words["out"] else None
         inspection = inspect(check(compose(overrides)), words["sample"], words["media"])
         print_markdown(inspection) if words["format"] == "markdown" else print_table(inspection)
-        if words["out"]:
-            _save(Path(words["out"]), inspection.tensors)
+        if out is not None:
+            _save(out, inspection.tensors)
         return 0
 
     return run_command(__doc__, argv, command)
@@ -75,7 +77,7 @@ def inspect(config: Config, sample: str = "", media: str = "") -> Inspection:
     from fourstage.models.device import TorchDevice
     from fourstage.models.load import load_pipeline
 
-    read, question, what = _choose(config, sample, Path(media) if media else None)
+    read, question, what = _choose(config, sample, path_of(media, "media") if media else None)
     pipeline = load_pipeline(config)
     device = TorchDevice(pipeline.facts.device)
 
@@ -83,7 +85,7 @@ def inspect(config: Config, sample: str = "", media: str = "") -> Inspection:
         watch = Stopwatch(device, time.perf_counter)
         device.seed(config.seed)
         with watch.stage("load"):
-            loaded = read(pipeline)
+            loaded = _load(read, pipeline, what)
         with watch.stage("preprocess"):
             inputs = pipeline.preprocess([loaded], [question])
         with watch.stage("encode"):
@@ -135,6 +137,16 @@ def print_markdown(inspection: Inspection) -> None:
     print("## Counts\n\n| | |\n|---|---|")
     for name, value in inspection.counts.items():
         print(f"| {name} | {markdown_cell(value)} |")
+
+
+def _load(read: Callable[[StagedPipeline], Media], pipeline: StagedPipeline, what: str) -> Media:
+    """Stage 1. Raises UserError for whatever the sample's own data raises."""
+    try:
+        return read(pipeline)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{shortened(what)} cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, str]:
@@ -252,11 +264,16 @@ def _array(value: Any) -> Any:
     return (value.float() if value.is_floating_point() else value).cpu().numpy()
 
 
+def _file_to_write(out: str) -> Path:
+    path = path_of(out, "out")
+    if path.suffix != ".npz" or path.is_dir():
+        raise SettingError(f"out={out}: expected a file's name that ends in .npz")
+    return path
+
+
 def _save(path: Path, tensors: dict[str, Any]) -> None:
     import numpy as np
 
-    if path.suffix != ".npz":
-        raise SettingError(f"out={path}: expected a name that ends in .npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(path, **tensors)

@@ -30,7 +30,16 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback as HydraCallback
 
 from fourstage.config import schema as settings
-from fourstage.config.compose import NUMBER, as_tree, jobs_of, study_of, swept_words
+from fourstage.config.compose import (
+    NUMBER,
+    as_tree,
+    check_job_folders,
+    check_working_folder,
+    jobs_of,
+    study_of,
+    swept_words,
+    write_studys_texts,
+)
 from fourstage.config.schema import SweepSettings
 from fourstage.runs.identity import code_hash
 from fourstage.runs.session import (
@@ -96,6 +105,9 @@ def begin(config: DictConfig) -> Sweep:
     from fourstage.config.launchers import prepare
 
     prepare(config)
+    check_working_folder(config)
+    write_studys_texts(config)
+    check_job_folders(config, jobs_of(config) or ())
     with signals_held():
         from fourstage.tracking.deliver import announce
         from fourstage.tracking.folder import RunFolder
@@ -146,10 +158,11 @@ def _find_parent(destination: Destination, sweep: SweepSettings, key: str, data:
     """The newest parent of the same sweep, by its name where it has one; says why there is none that goes on."""
     from fourstage.runs.resume import process_of, still_runs
     from fourstage.tracking.reader import find_runs
+    from fourstage.tracking.search import quote_text
     from fourstage.tracking.store import open_store
 
     open_store(destination)  # makes it where it is missing
-    which = f"attributes.run_name = '{sweep.name}'" if sweep.name else f"tags.`fourstage.sweep_key` = '{key}'"
+    which = f"attributes.run_name = {quote_text(sweep.name)}" if sweep.name else f"tags.`fourstage.sweep_key` = '{key}'"
     wanted = f"tags.`fourstage.role` = 'parent' and {which}"
     for run in find_runs(destination, wanted, newest=1):
         if run.status == "RUNNING" and still_runs(run):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourstage.cli.command import parse_words, run_command
+from fourstage.paths import path_of
 from fourstage.runs.session import UNDELIVERED, say
 from fourstage.stages import UserError
 
@@ -29,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
 
     def command(words: Sequence[str]) -> int:
-        root = Path(parse_words(words, WORDS)["folder"])
+        root = path_of(parse_words(words, WORDS)["folder"], "folder")
         if not root.is_dir():
             raise UserError(f"no folder {root}: run from the folder in which the runs were made, or give folder=<path>")
         return sync(root)
