@@ -135,7 +135,7 @@ def hydra_job(cfg: DictConfig) -> float | None:
         return None
     if job.place is None:
         try:
-            check_working_folder(cfg)
+            check_working_folder(hydra)
             sweep.refuse_alone(job)
             _codes.append(run_job(job, _kept).code)
         except Exception as error:  # here, since Hydra would print lines of its own

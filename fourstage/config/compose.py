@@ -282,9 +282,9 @@ def write_studys_texts(cfg: Any) -> None:
                 params[key] = as_written(f"{key}={written}").partition("=")[2]
 
 
-def check_working_folder(cfg: Any) -> None:
+def check_working_folder(hydra: Any) -> None:
     """Raise SettingError where Hydra would let a run begin in another folder than the one that paths are meant from."""
-    if cfg.hydra.job.chdir:
+    if hydra.job.chdir:
         raise SettingError(
             "hydra.job.chdir=true: paths of data and store are meant from the folder that the command begins in; "
             "leave it out (hydra.run.dir says where a run's own files go)"

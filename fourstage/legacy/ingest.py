@@ -102,14 +102,11 @@ def _print_reading(path: Path, runs: Sequence[LegacyRun]) -> None:
     screen = console()
     first = runs[0]
     unit = {"s": "seconds", "ms": "milliseconds"}[first.unit]
-    screen.print(
-        on_screen(
-            f"{shown(path)}: layout {first.layout} with {', '.join(run.model for run in runs)}; times are {unit} "
-        )
-        + on_screen(f"({first.unit_evidence})")
-    )
-    for notes, models in _alike({run.model: run.notes for run in runs}).items():
-        screen.print(on_screen(f"{', '.join(models)}: {'; '.join(notes)}"))
+    models = ", ".join(run.model for run in runs)
+    how = f"layout {first.layout} with {models}; times are {unit} ({first.unit_evidence})"
+    screen.print(on_screen(f"{shown(path)}: {how}"))
+    for notes, of_models in _alike({run.model: run.notes for run in runs}).items():
+        screen.print(on_screen(f"{', '.join(of_models)}: {'; '.join(notes)}"))
 
 
 def _alike(notes: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], list[str]]:

@@ -267,7 +267,7 @@ def _array(value: Any) -> Any:
 def _file_to_write(out: str) -> Path:
     path = path_of(out, "out")
     if path.suffix != ".npz" or path.is_dir():
-        raise SettingError(f"out={out}: expected a file's name that ends in .npz")
+        raise SettingError(f"out={out}: expected a name that ends in .npz")
     return path
 
 

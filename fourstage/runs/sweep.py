@@ -105,7 +105,7 @@ def begin(config: DictConfig) -> Sweep:
     from fourstage.config.launchers import prepare
 
     prepare(config)
-    check_working_folder(config)
+    check_working_folder(config.hydra)
     write_studys_texts(config)
     check_job_folders(config, jobs_of(config) or ())
     with signals_held():
