@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from fourstage.cli.command import run_command
 from fourstage.config.schema import Config, SettingError, check, suggest
-from fourstage.paths import path_of, shortened
+from fourstage.paths import kind_of, path_of, shortened
 from fourstage.stages import STAGES, Features, Generation, Inputs, Media, UserError
 from fourstage.text import markdown_cell
 
@@ -160,6 +160,8 @@ def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, 
             raise SettingError("give sample= (of a dataset) or media= (a file), not both")
         if not media.exists():
             raise SettingError(f"media={media}: there is no such file or folder")
+        if not media.is_file() and not media.is_dir():
+            raise SettingError(f"media={media} is {kind_of(media)}; expected a file or a folder")
         most = config.dataset.max_sample_bytes
         return (lambda pipeline: pipeline.load_file(media, most)), config.prompt or config.dataset.question, media.name
     samples = read_samples(config)

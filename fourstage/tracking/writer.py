@@ -31,6 +31,7 @@ from fourstage.records.summary import SECONDS, cached_name
 from fourstage.records.table import write_records
 from fourstage.report.run_charts import plot_run
 from fourstage.stages import STAGES, SampleRecord, UserError
+from fourstage.text import storable
 from fourstage.tracking.store import Destination, open_store, reporting, resolved_uri
 
 if TYPE_CHECKING:
@@ -335,7 +336,8 @@ def _own_tags() -> dict[str, str]:
 
 
 def _shortened(texts: Mapping[str, str], limit: int) -> dict[str, str]:
-    return {key: text if len(text) <= limit else _cut(text, limit) for key, text in texts.items()}
+    safe = storable(texts)
+    return {key: text if len(text) <= limit else _cut(text, limit) for key, text in safe.items()}
 
 
 def _cut(text: str, limit: int) -> str:
