@@ -182,8 +182,11 @@ def _sqlite_uri(path: Path) -> str:
     """The URL of a database, which SQLAlchemy decodes. Raises UserError where it would open another file."""
     uri = SQLITE + str(path).replace("%", "%25").replace("?", "%3F")
     if "%" in uri:
+        from mlflow.store.db import utils
         from sqlalchemy.engine import make_url
 
+        # it would make a folder by the encoded name; the database's own is there
+        utils._make_parent_dirs_if_sqlite = lambda db_uri: None
         if make_url(uri).database != str(path):
             raise UserError(f"sqlalchemy before 2.1 opens no database at {path}: rename the folder, or upgrade it")
     return uri
@@ -203,13 +206,14 @@ def _make_database(path: Path) -> None:
         with _lock(path):
             if _has_content(path):
                 return
-            from mlflow import MlflowClient
+            from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
             making = path.with_name(f"{path.name}.making")
             for leftover in (making, making.with_name(f"{making.name}-journal")):
                 leftover.unlink(missing_ok=True)
             making.touch()
-            MlflowClient(_sqlite_uri(making))
+            # not by a client, which would put the folder's name into SQL as it is, quotes and all
+            SqlAlchemyStore(_sqlite_uri(making), _artifact_uri(str(path.parent / "artifacts"))).engine.dispose()
             making.replace(path)
     except OSError as error:
         raise UserError(
