@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from fourstage.credentials import masked
 from fourstage.records.columns import Columns
 from fourstage.records.wording import at_least, plain
 from fourstage.stages import STAGES, SampleRecord
@@ -37,7 +38,7 @@ class _Console(Console):
     """A console that shows what would steer a terminal; only rich's own styles do. No word becomes an emoji."""
 
     def render_str(self, text: str, **options: Any) -> Text:  # every text that is printed passes here
-        return super().render_str(printable(text), **options)
+        return super().render_str(printable(masked(text)), **options)
 
 
 def console(stderr: bool = False) -> Console:

@@ -19,6 +19,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from fourstage.credentials import masked
+
 # controls (C0 without tab and line feed, delete, C1), line and paragraph separators, marks and overrides of
 # direction, what is not a character, halves of surrogate pairs
 _UNSEEN = re.compile(
@@ -30,13 +32,13 @@ _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def say(text: str) -> None:
-    """Print one line on stderr, since stdout holds results; what steers a terminal is shown as what it is."""
-    print(line(text), file=sys.stderr, flush=True)
+    """Print one line on stderr, since stdout holds results, without passwords and without what steers a terminal."""
+    print(line(masked(text)), file=sys.stderr, flush=True)
 
 
 def say_traceback() -> None:
     """Print the traceback of the exception that is being handled on stderr, safe to show."""
-    print(printable(traceback.format_exc().rstrip()), file=sys.stderr, flush=True)
+    print(printable(masked(traceback.format_exc().rstrip())), file=sys.stderr, flush=True)
 
 
 def prepare_output() -> None:

@@ -8,13 +8,16 @@ programs are not installed the test is skipped with the reason, or fails if FOUR
 
 from __future__ import annotations
 
+import http.server
 import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -103,6 +106,89 @@ def ray_home() -> Iterator[dict[str, str]]:
             **{"HOME": str(home), "RAY_TMPDIR": str(home)},
             **{"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"},
         }
+
+
+@contextmanager
+def proxy(upstream: str = "") -> Iterator[Proxy]:
+    """A server on loopback that answers as its `mode` says, and with "ok" as the server `upstream` does."""
+    answering = Proxy(upstream)
+    thread = threading.Thread(target=answering.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield answering
+    finally:
+        answering.released.set()
+        answering.shutdown()
+        answering.server_close()
+        thread.join()
+
+
+class Proxy(http.server.ThreadingHTTPServer):
+    """`mode`: ok, hang, drip (a byte a second), reset, or a status with a type and a body; `seen`: what was sent."""
+
+    daemon_threads = True
+    block_on_close = False
+    mode: str | tuple[int, str, bytes] = "hang"
+
+    def __init__(self, upstream: str):
+        super().__init__(("127.0.0.1", 0), _Answer)
+        self.upstream, self.released = upstream, threading.Event()
+        self.seen: list[tuple[str, bytes]] = []
+        self.uri = f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_: object) -> None:
+        """A client that gave up is no fault."""
+
+
+class _Answer(http.server.BaseHTTPRequestHandler):
+    server: Proxy
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.server.seen.append((f"{self.path}\n{self.headers}", body))
+        mode = self.server.mode
+        if mode == "hang":
+            self.server.released.wait(60)
+        elif mode == "drip":
+            self.send_response(200)
+            self.send_header("Content-Length", "600")
+            self.end_headers()
+            while not self.server.released.wait(0.2):
+                self.wfile.write(b" ")
+        elif mode == "reset":
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.connection.close()
+            self.close_connection = True
+        elif mode == "ok":
+            self.send(*self.forwarded(body))
+        else:
+            assert isinstance(mode, tuple)
+            self.send(*mode)
+
+    def forwarded(self, body: bytes) -> tuple[int, str, bytes]:
+        passed = {name: value for name, value in self.headers.items() if name.lower() in ("content-type", "accept")}
+        request = urllib.request.Request(
+            f"{self.server.upstream}{self.path}", body or None, passed, method=self.command
+        )
+        try:
+            found = urllib.request.urlopen(request, timeout=60)
+        except urllib.error.HTTPError as error:
+            found = error
+        with found:
+            return found.status, found.headers.get("Content-Type", ""), found.read()
+
+    def send(self, status: int, kind: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
 
 
 def _postgres_programs() -> Path:

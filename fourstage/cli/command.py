@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 
 from fourstage.config.schema import SettingError, suggest
+from fourstage.credentials import take_out
 from fourstage.stages import UserError
 from fourstage.text import is_storable, prepare_output, say, say_traceback
 
@@ -24,7 +25,7 @@ def run_command(help: str | None, argv: Sequence[str] | None, command: Callable[
         print(help)
         return 0
     try:
-        return command(words)
+        return command(take_out(words))
     except UserError as error:
         say(f"error: {error}")
         return UNUSABLE

@@ -33,10 +33,12 @@ from fourstage.config.compose import (
     share_plugins_settings,
     with_own_studies,
 )
+from fourstage.credentials import take_out
 from fourstage.paths import shortened
 from fourstage.runs.session import FAILED, INTERRUPTED, TERMINATED, UNUSABLE, Job, Kept, Terminated, run_job, say
 from fourstage.stages import UserError
 from fourstage.text import prepare_output, printable, say_traceback
+from fourstage.tracking.patience import forget
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -59,10 +61,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     handlers = _catch_signals()
     _kept = Kept()
     sweep.forget()
+    if NUMBER not in os.environ:  # a sweep's job knows from the sweep which store is away
+        forget()
     _codes.clear()
     stopped = ""
     try:
         share_plugins_settings()
+        sys.argv[1:] = take_out(sys.argv[1:])  # before anything of it is shown or written
         check_command_line(sys.argv[1:])
         sys.argv[1:] = with_own_studies(sys.argv[1:])
         overrides = overrides_of(sys.argv[1:])  # Hydra wants them together, people write -m anywhere

@@ -20,6 +20,7 @@ import fourstage
 from fourstage.config import schema as settings
 from fourstage.config import studies
 from fourstage.config.schema import SettingError
+from fourstage.credentials import keep
 from fourstage.paths import shortened, too_long
 from fourstage.text import is_storable
 
@@ -50,6 +51,8 @@ def as_tree(cfg: Any, without: Sequence[str] = ()) -> dict[str, Any]:
     chosen = OmegaConf.masked_copy(cfg, [key for key in cfg if key not in without]) if without else cfg
     tree = OmegaConf.to_container(chosen, resolve=True)
     assert isinstance(tree, dict)
+    if isinstance(uri := (tree.get("tracking") or {}).get("uri"), str):
+        tree["tracking"]["uri"] = keep(uri)
     return {str(key): value for key, value in tree.items()}
 
 

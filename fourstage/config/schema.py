@@ -153,6 +153,7 @@ class TrackingSettings:
     artifacts: str | None
     experiment: Name
     traces: Annotated[int, Range(0)]
+    wait_s: Annotated[float, Range(above=0)] = 30.0
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ disturbs nothing. Left out: where jobs come from (`run.py`) and in which order t
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import traceback
@@ -23,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import fourstage
 from fourstage.config import schema as settings
 from fourstage.config.schema import Config, DemoDatasetSettings, JsonDatasetSettings
+from fourstage.credentials import masked
 from fourstage.runs.identity import identify
 from fourstage.stages import Sample, SampleRecord, UserError
 from fourstage.text import say as say
@@ -39,7 +41,6 @@ if TYPE_CHECKING:
     from fourstage.runs.resume import Earlier
     from fourstage.tracking.folder import RunFolder
     from fourstage.tracking.store import Destination
-    from fourstage.tracking.writer import TrackedRun
     from fourstage.trust.checks import Check
 
 FAILED, UNUSABLE, UNDELIVERED, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -59,6 +60,7 @@ class Place:
     session: str  # of this -m: a resumed sweep has several
     varied: tuple[str, ...] = ()  # the settings that differ between jobs
     job: int = 0
+    folder: str = ""  # of the sweep, where the parent is kept
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def _prepare(job: Job, config: Config, kept: Kept) -> _Prepared:
         from fourstage.tracking.store import Destination
     preflight(config)
     kept.models = kept.models or KeptModels(config.sweep.memory_gb, several=config.sweep.rounds > 1)
-    name = config.run_name or settings.default_run_name(config, job.varied)
+    name = masked(config.run_name or settings.default_run_name(config, job.varied))
     destination = Destination.of(config.tracking)
     return _Prepared(job, config, name, samples, identify(config, job.tree, digest), destination)
 
@@ -201,11 +203,10 @@ def _tracked(prepared: _Prepared, kept: Kept) -> Generator[None, None, Outcome]:
                 kept.made[prepared.identity.whole] = done
                 return done
     folder: RunFolder | None = None
-    run: TrackedRun | None = None
     measuring = _Measuring()
     try:
         with signals_held():
-            folder, run = _begin(prepared, earlier)
+            folder = _begin(prepared, earlier)
         if job.place is not None and kept.alone and (twin := _twin(folder, prepared.identity, job.place)):
             folder = None
             outcome.status, outcome.run_id, outcome.why = (
@@ -229,7 +230,7 @@ def _tracked(prepared: _Prepared, kept: Kept) -> Generator[None, None, Outcome]:
     finally:
         if folder is not None:
             with signals_held():  # what was finished is kept; a second signal ends it all the same
-                _close(prepared, kept, folder, run, measuring, outcome)
+                _close(prepared, kept, folder, measuring, outcome)
     return outcome
 
 
@@ -267,10 +268,12 @@ def _look_back(prepared: _Prepared, place: Place) -> tuple[Outcome | None, Earli
     return None, found.go_on
 
 
-def _begin(prepared: _Prepared, earlier: Earlier | None) -> tuple[RunFolder, TrackedRun | None]:
-    """The run's folder, and the run in the store. A sweep's job goes on where the store is away: it is sent later."""
+def _begin(prepared: _Prepared, earlier: Earlier | None) -> RunFolder:
+    """The run's folder, and the run in the store: sent later where that is away. Raises UserError for a single run
+    whose store cannot be used."""
     from fourstage.tracking.deliver import announce
     from fourstage.tracking.folder import Process, RunFolder
+    from fourstage.tracking.patience import StoreAwayError, patience_with
 
     job, config = prepared.job, prepared.config
     tags = _tags(prepared)
@@ -287,8 +290,11 @@ def _begin(prepared: _Prepared, earlier: Earlier | None) -> tuple[RunFolder, Tra
         )
     else:
         folder = RunFolder.begin(
-            job.folder, prepared.destination, prepared.name, settings.flatten(job.tree), tags, config.tracking.traces
-        )
+            job.folder, prepared.destination, prepared.name, settings.flatten(job.tree), tags, config.tracking.traces,
+            parent=job.place.folder if job.place else None,
+        )  # fmt: skip
+    if clock := folder.state.tags.get("fourstage.clock"):
+        say(f"warning: this machine's clock is {clock}; the run is measured and sent all the same")
     root = str(prepared.samples[0].root)
     folder.change(
         dataset={
@@ -298,17 +304,18 @@ def _begin(prepared: _Prepared, earlier: Earlier | None) -> tuple[RunFolder, Tra
             "samples": len(prepared.samples),
         }
     )
+    patience_with(folder.state.destination.uri).begin(config.tracking.wait_s)
     try:
-        return folder, announce(folder)
+        announce(folder)
     except UserError as error:
-        if job.place is None:
+        if job.place is None and not isinstance(error, StoreAwayError):
             folder.discard()
             raise
-        say(f"warning: {error}; the run is kept in {folder.path} and sent at its end or by python -m fourstage.sync")
-        return folder, None
+        say(f"warning: {error}; the run is kept in {folder.path} and sent at its end or by {sync_command(folder)}")
     except BaseException:
         folder.change(status="KILLED", delivered=folder.state.run_id is None)
         raise
+    return folder
 
 
 def _twin(folder: RunFolder, identity: Identity, place: Place) -> str | None:
@@ -316,14 +323,19 @@ def _twin(folder: RunFolder, identity: Identity, place: Place) -> str | None:
 
     Jobs in other processes cannot see each other but in the store: all have made their run, the first one counts.
     """
+    from fourstage.tracking.patience import StoreAwayError
     from fourstage.tracking.reader import children_of, move_to_trash
 
     own = folder.state.run_id
     if own is None:
         return None
+    try:
+        children = children_of(folder.state.destination, place.parent, identity.settings)
+    except StoreAwayError:  # said where the run is delivered
+        return None
     same = [
         run
-        for run in children_of(folder.state.destination, place.parent, identity.settings)
+        for run in children
         if run.tags.get("fourstage.session") == place.session
         and run.tags.get("fourstage.identity") == identity.whole
         and (run.run_id == own or run.tags.get("fourstage.job") != str(place.job))  # not an earlier try of this job
@@ -434,8 +446,10 @@ def _question(
 
 
 def _tell(folder: RunFolder, error: Exception) -> str:
-    """What ended a run, on the screen and on the run, with its traceback."""
+    """What ended a run, on the screen and on the run, with its traceback; `_close` says what became of its disk."""
     what = word_of(error)
+    if folder.gone or no_space(error):
+        return what
     whole = "" if isinstance(error, UserError) else " (traceback.txt of the run has the whole)"
     say(f"error: {what}{whole}")
     folder.add_tags({"fourstage.error": what})
@@ -458,7 +472,9 @@ def _fail(job: Job, error: Exception) -> Outcome:
     with signals_held():
         if sweep.resume:
             _give_up_failed(destination, job.place.parent, same)
-        folder = RunFolder.begin(job.folder, destination, name, settings.flatten(job.tree), tags, 0)
+        folder = RunFolder.begin(
+            job.folder, destination, name, settings.flatten(job.tree), tags, 0, parent=job.place.folder
+        )
         outcome = Outcome("FAILED", name, job.place.job, why=_tell(folder, error), code=FAILED)
         folder.end("FAILED")
         try:
@@ -483,28 +499,57 @@ def _close(
     prepared: _Prepared,
     kept: Kept,
     folder: RunFolder,
-    run: TrackedRun | None,
     measuring: _Measuring,
     outcome: Outcome,
 ) -> None:
     """Say and record everything and end the run. Whatever fails here is told; the run does not stay RUNNING."""
     from fourstage.tracking.deliver import deliver
+    from fourstage.tracking.patience import patience_with
 
+    if folder.gone:
+        _end_lost(folder, outcome)
+        return
+    full = False
     try:
         _record(prepared, kept, folder, measuring, outcome)
     except Exception as error:  # a full disk, a fault of ours
-        outcome.status, outcome.why = "FAILED", _tell_unrecorded(error)
+        full = no_space(error)
+        outcome.status, outcome.why = "FAILED", word_of(error) if full else _tell_unrecorded(error)
         if measuring.file is not None and not measuring.file.closed:
             folder.records.unlink(missing_ok=True)  # without its end nobody can read it; the journal has the records
     outcome.code = 0 if outcome.status == "FINISHED" else FAILED
     try:
         folder.end(outcome.status)
         outcome.metrics = dict(folder.state.metrics)
-        if warning := deliver(folder, run):
+        patience_with(folder.state.destination.uri).probe()
+        if warning := deliver(folder):
             say(f"warning: {warning}")
     except Exception as error:  # the store is away or full: the folder has everything
         _keep(folder, outcome, error)
+    else:
+        if full:
+            say(f"error: {outcome.why}; not all of the run was recorded")
     outcome.run_id = folder.state.run_id
+
+
+def _end_lost(folder: RunFolder, outcome: Outcome) -> None:
+    """The run's folder was deleted while it was measured: it is FAILED, also in the store if that is still there."""
+    from fourstage.tracking.store import database_path
+    from fourstage.tracking.writer import TrackedRun
+
+    outcome.status, outcome.code = "FAILED", FAILED
+    outcome.why = f"{folder.path} was deleted during the run, and its records with it; run it again"
+    outcome.run_id, destination = folder.state.run_id, folder.state.destination
+    database = database_path(destination.uri)
+    try:
+        if outcome.run_id and (database is None or database.exists()):
+            run = TrackedRun.reopen(destination, outcome.run_id)
+            if run is not None:
+                run.log_tags({"fourstage.error": outcome.why})
+                run.end("FAILED")
+    except UserError as error:
+        outcome.why += f" ({error})"
+    say(f"error: {outcome.why}")
 
 
 def _tell_unrecorded(error: Exception) -> str:
@@ -516,9 +561,17 @@ def _tell_unrecorded(error: Exception) -> str:
 def _keep(folder: RunFolder, outcome: Outcome, error: Exception) -> None:
     """The store did not take the run: it stays in its folder."""
     what = word_of(error)
-    say(f"error: {what}; the run is kept in {folder.path}: python -m fourstage.sync sends it")
+    say(f"error: {what}; the run is kept in {folder.path}: {sync_command(folder)} sends it")
     outcome.delivered = False
     outcome.code = max(outcome.code, UNDELIVERED)
+
+
+def sync_command(folder: RunFolder) -> str:
+    """What sends a run that was kept, and where it gets the password that no file holds."""
+    from fourstage.credentials import variables
+
+    needed = variables(folder.state.destination.uri)
+    return "python -m fourstage.sync" + (f" (with {needed} set, or tracking.uri=... again)" if needed else "")
 
 
 def _record(prepared: _Prepared, kept: Kept, folder: RunFolder, measuring: _Measuring, outcome: Outcome) -> None:
@@ -654,4 +707,9 @@ def signals_held() -> Iterator[None]:
 
 def word_of(error: Exception) -> str:
     """An error in one line: the user's as it says itself, another with its kind."""
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    return masked(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+
+
+def no_space(error: Exception) -> bool:
+    """Whether a full disk is the cause."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -41,6 +41,7 @@ from fourstage.config.compose import (
     write_studys_texts,
 )
 from fourstage.config.schema import SweepSettings
+from fourstage.credentials import keep, masked
 from fourstage.runs.identity import code_hash
 from fourstage.runs.session import (
     FAILED,
@@ -54,6 +55,7 @@ from fourstage.runs.session import (
     run_job,
     say,
     signals_held,
+    sync_command,
     take_turns,
     word_of,
 )
@@ -97,6 +99,23 @@ class Callback(HydraCallback):
             say(f"error: {error}")
             raise SystemExit(UNUSABLE) from error
 
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Hydra has just written what was composed; a password that a file of settings held is in it."""
+        folder = Path(config.hydra.runtime.output_dir, str(config.hydra.output_subdir or ""))
+        for path in folder.glob("*.yaml"):
+            text = path.read_text(encoding="utf-8")
+            if (clean := masked(text)) != text:
+                path.write_text(clean, encoding="utf-8")
+
+
+def hide_credentials(config: DictConfig) -> None:
+    """Take the password out of an address that a file of settings gives: Hydra and launchers write this down."""
+    from omegaconf import OmegaConf
+
+    uri = OmegaConf.select(config, "tracking.uri", throw_on_missing=False)
+    if isinstance(uri, str) and (bare := keep(uri)) != uri:
+        OmegaConf.update(config, "tracking.uri", bare)
+
 
 def begin(config: DictConfig) -> Sweep:
     """Make the parent, or with sweep.resume find it again, and put the jobs' place into what Hydra gives them."""
@@ -111,8 +130,11 @@ def begin(config: DictConfig) -> Sweep:
     with signals_held():
         from fourstage.tracking.deliver import announce
         from fourstage.tracking.folder import RunFolder
+        from fourstage.tracking.patience import StoreAwayError, patience_with
+        from fourstage.tracking.reader import PENDING
         from fourstage.tracking.store import Destination
 
+    hide_credentials(config)
     tree = as_tree(config, without=("hydra",))
     sweep, tracking = settings.sweep_settings(tree)
     swept = swept_words(config)
@@ -120,6 +142,7 @@ def begin(config: DictConfig) -> Sweep:
     words = sorted(str(word) for word in config.hydra.overrides.task if not settings.is_label(_key(word)))
     key = hashlib.sha256(json.dumps([words, sorted(swept.items())]).encode()).hexdigest()[:16]
     destination = Destination.of(tracking)
+    patience_with(destination.uri).begin(tracking.wait_s)
     data = _dataset_hash(tree)
     before = _find_parent(destination, sweep, key, data) if sweep.resume else None
     name = before.tags["fourstage.sweep"] if before else f"{label}-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -142,12 +165,15 @@ def begin(config: DictConfig) -> Sweep:
     )  # fmt: skip
     try:
         parent = announce(folder).run_id
+    except StoreAwayError as error:
+        parent = f"{PENDING}{folder.state.token}"
+        say(f"warning: {error}; the sweep is kept in {root} and sent at its end or by {sync_command(folder)}")
     except BaseException:
         folder.discard()
         raise
     if before:
         say(f"sweep {name} ({parent}) goes on")
-    place = Place(name, parent, session, tuple(swept))
+    place = Place(name, parent, session, tuple(swept), folder=str(root.absolute()))
     with open_dict(config):
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{PLACE}={_encoded(place)}")
     collects = all("basic" in str(config.hydra[part]._target_).lower() for part in ("launcher", "sweeper"))
@@ -282,6 +308,7 @@ def _number(job: Job) -> int:
 def _run_apart(job: Job) -> Outcome:
     """A job in a process of its own; a signal to this one is handed on, and the job keeps what it has."""
     from fourstage.tracking.folder import RunFolder
+    from fourstage.tracking.patience import patience_with
 
     assert job.place is not None
     environment = os.environ | {PLACE: _encoded(job.place), NUMBER: str(job.place.job)}
@@ -298,6 +325,9 @@ def _run_apart(job: Job) -> Outcome:
             process.wait()
         raise
     if found := read_outcome(job.folder):
+        if not found.delivered:  # the next job's process does not wait for the store again
+            _, tracking = settings.sweep_settings(job.tree)
+            patience_with(tracking.uri).give_up("it was away for the job before")
         return found
     if (job.folder / "run.json").exists():  # it died without a word
         folder = RunFolder.open(job.folder)
@@ -360,14 +390,17 @@ def stop_processes() -> None:
 
 def has_ended(place: Place, job: Job) -> bool:
     """Whether the sweep of a job that only now begins was stopped meanwhile: then nobody waits for it."""
-    from fourstage.tracking.reader import find_runs
+    from fourstage.tracking.reader import PENDING, find_runs
     from fourstage.tracking.store import Destination
 
     _, tracking = settings.sweep_settings(job.tree)
+    which = f"attributes.run_id = '{place.parent}'"
+    if place.parent.startswith(PENDING):
+        which = f"tags.`fourstage.token` = '{place.parent.removeprefix(PENDING)}'"
     try:
         found = find_runs(
             Destination.of(tracking),
-            f"attributes.run_id = '{place.parent}' and tags.`fourstage.session` = '{place.session}'",
+            f"{which} and tags.`fourstage.session` = '{place.session}'",
         )
     except UserError:  # the store is away: the job goes on, and is sent later
         return False
@@ -412,10 +445,12 @@ def finish(sweep: Sweep, stopped: str = "") -> int:
     `stopped`: "interrupted" or "terminated" where the sweep did not come to its end.
     """
     from fourstage.tracking.deliver import deliver
+    from fourstage.tracking.patience import patience_with
 
     if (stopped or sweep.broken) and not sweep.collects:
         stop_processes()
     with signals_held():
+        patience_with(sweep.folder.state.destination.uri).probe()
         outcomes, children = gather_outcomes(sweep)
         bad = [outcome for outcome in outcomes.values() if outcome.status in ("FAILED", "KILLED")]
         status = "KILLED" if stopped else "FAILED" if bad or sweep.broken else "FINISHED"
@@ -427,7 +462,7 @@ def finish(sweep: Sweep, stopped: str = "") -> int:
         try:
             deliver(sweep.folder)
         except UserError as error:
-            say(f"error: {error}; the sweep's summary is kept: python -m fourstage.sync sends it")
+            say(f"error: {error}; the sweep's summary is kept: {sync_command(sweep.folder)} sends it")
             late.append(Outcome(status))
         for line in summary(sweep.place.sweep, outcomes):
             say(line)
@@ -441,13 +476,24 @@ def compare_jobs(sweep: Sweep) -> None:
     destination = sweep.folder.state.destination
     out = beside(destination) / slug(sweep.place.sweep)
     try:
-        compared = compare_sweep(destination, sweep.place.parent, out)
+        parent = _parent_now(sweep)
+        if parent is None:
+            raise UserError("the store does not have the sweep yet")
+        compared = compare_sweep(destination, parent, out)
     except Exception as error:  # the store is away, a disk is full, a fault of ours
         say(f"warning: not compared: {word_of(error)}; try python -m fourstage.compare sweep={sweep.place.sweep}")
         return
     sweep.folder.add_tags({"mlflow.note.content": compared.markdown})
     if compared.files:
         shutil.copytree(out, sweep.folder.files / "comparison", dirs_exist_ok=True)
+
+
+def _parent_now(sweep: Sweep) -> str | None:
+    """The parent's run id in the store, which may have got it late, or lost it and got it again."""
+    from fourstage.tracking.reader import find_by_token, parent_in_store
+
+    state = sweep.folder.state
+    return parent_in_store(state.destination, sweep.place.parent) or find_by_token(state.destination, state.token)
 
 
 def gather_outcomes(sweep: Sweep) -> tuple[dict[int, Outcome], list[RunFacts]]:
@@ -459,7 +505,7 @@ def gather_outcomes(sweep: Sweep) -> tuple[dict[int, Outcome], list[RunFacts]]:
         if (found := read_outcome(path.parent)) and found.job is not None:
             outcomes.setdefault(found.job, found)
     try:
-        children = children_of(sweep.folder.state.destination, sweep.place.parent)
+        children = children_of(sweep.folder.state.destination, _parent_now(sweep) or sweep.place.parent)
     except UserError:  # it is away; the folders say what became of the jobs
         children = []
     for run in children:
@@ -488,8 +534,9 @@ def _ended(sweep: Sweep, run: RunFacts, number: int) -> Outcome:
             deliver(folder)
         else:  # on another machine's disk
             lost = TrackedRun.reopen(sweep.folder.state.destination, run.run_id)
-            lost.log_tags({"fourstage.error": why})
-            lost.end("KILLED")
+            if lost is not None:
+                lost.log_tags({"fourstage.error": why})
+                lost.end("KILLED")
     return Outcome("KILLED" if run.status == "RUNNING" else run.status, run.name, number, run.run_id, why, code=FAILED)
 
 

@@ -2,6 +2,7 @@
 
     python -m fourstage.sync                          # every run below mlruns/hydra
     python -m fourstage.sync folder=mlruns/hydra/2026-11-24
+    python -m fourstage.sync tracking.uri=http://me:secret@host      # only what goes there, with this password
 
 Each run is sent from its folder (`tracking/folder.py`), whole and once, however often this is called. A run whose
 process was killed is sent as KILLED with the samples that it had finished; one that still goes on is left alone.
@@ -23,29 +24,40 @@ from fourstage.stages import UserError
 if TYPE_CHECKING:
     from fourstage.tracking.folder import RunFolder
 
-WORDS = {"folder": "mlruns/hydra"}
+WORDS = {"folder": "mlruns/hydra", "tracking.uri": ""}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
 
     def command(words: Sequence[str]) -> int:
-        root = path_of(parse_words(words, WORDS)["folder"], "folder")
+        given = parse_words(words, WORDS)  # a password in tracking.uri is kept for its store
+        root = path_of(given["folder"], "folder")
         if not root.is_dir():
             raise UserError(f"no folder {root}: run from the folder in which the runs were made, or give folder=<path>")
-        return sync(root)
+        return sync(root, given["tracking.uri"])
 
     return run_command(__doc__, argv, command)
 
 
-def sync(root: Path) -> int:
-    """Deliver what lies below `root`. Gives the exit code; what could not be sent is told and stays."""
+def sync(root: Path, uri: str = "") -> int:
+    """Deliver what lies below `root`, of one store only where `uri` names it. Gives the exit code.
+
+    What could not be sent is told and stays.
+    """
     from fourstage.tracking.deliver import deliver
     from fourstage.tracking.folder import undelivered
+    from fourstage.tracking.patience import WAIT_S, forget, patience_with
+    from fourstage.tracking.store import resolved_uri
 
+    forget()
     sent = left = 0
     for folder in undelivered(root):
         state = folder.state
+        if uri and state.destination.uri != resolved_uri(uri):
+            say(f"left {state.name} ({folder.path}): it goes to {state.destination.uri}")
+            continue
+        patience_with(state.destination.uri).begin(WAIT_S)
         if state.status == "RUNNING":
             alive = state.process.alive()
             if alive is not False:

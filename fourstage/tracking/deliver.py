@@ -12,11 +12,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
+from pathlib import Path
+
+from filelock import FileLock
 
 from fourstage.records.table import iterate_records
 from fourstage.stages import SampleRecord, UserError
-from fourstage.tracking.folder import RunFolder
-from fourstage.tracking.store import open_store, reporting
+from fourstage.tracking.folder import NAME, RunFolder
+from fourstage.tracking.reader import PARENT, find_by_token, parent_in_store
+from fourstage.tracking.store import LOCK_LIMIT_S, open_store
 from fourstage.tracking.writer import TrackedRun
 
 UNDELIVERED = "fourstage.undelivered"  # on a run that the store has in part, and why
@@ -24,30 +28,34 @@ SHOWN = 10_000  # samples whose metrics and texts the UI shows; records.parquet 
 
 
 def announce(folder: RunFolder) -> TrackedRun:
-    """The run in the store, made where it is not there yet, RUNNING; raises UserError where the store fails."""
-    state = folder.state
-    if run_id := state.run_id or _by_token(folder):
-        run = TrackedRun.reopen(state.destination, run_id, running=True)
+    """The run in the store, made where it is not there yet or was lost, RUNNING.
+
+    A job's parent is made before it. Raises StoreAwayError or UserError where the store fails.
+    """
+    open_store(folder.state.destination)  # makes it where it is missing
+    _find_parent(folder)
+    state, run = folder.state, None
+    if state.run_id:
+        run = TrackedRun.reopen(state.destination, state.run_id, running=True)
+    if run is None and (found := find_by_token(state.destination, state.token)):
+        run = TrackedRun.reopen(state.destination, found, running=True)
+    if run is None:
+        run = TrackedRun.start(state.destination, state.name, state.params, state.tags, state.started_ms)
+    else:
         there = run.params()  # they cannot be changed, and a sweep that goes on may have more values than before
         run.log_params({key: value for key, value in state.params.items() if key not in there})
         run.log_tags(state.tags)
-    else:
-        run = TrackedRun.start(state.destination, state.name, state.params, state.tags)
     if state.run_id != run.run_id:
         folder.change(run_id=run.run_id)
     return run
 
 
-def deliver(folder: RunFolder, run: TrackedRun | None = None) -> str | None:
+def deliver(folder: RunFolder) -> str | None:
     """Send everything that the folder holds and end the run in the store. Raises UserError where the store fails.
 
-    `run`: what `announce` gave. Gives what could not be shown and takes nothing from the measurement: why traces are
-    missing.
+    Gives what could not be shown and takes nothing from the measurement: why traces are missing.
     """
-    if run is None:
-        run = announce(folder)
-    else:  # announced by this process: only what was added since
-        run.log_tags(folder.state.tags)
+    run = announce(folder)
     try:
         missing = _send(run, folder)
     except Exception as error:
@@ -57,9 +65,27 @@ def deliver(folder: RunFolder, run: TrackedRun | None = None) -> str | None:
         raise
     if UNDELIVERED in run.tags():
         run.delete_tag(UNDELIVERED)
+    run.check_ended(folder.state.status)
     folder.change(delivered=True)
     folder.tidy()
     return missing
+
+
+def _find_parent(folder: RunFolder) -> None:
+    """Put the id of a sweep's parent on its job: the store may not have had it when the job began, or have lost it."""
+    state = folder.state
+    parent = state.tags.get(PARENT)
+    if parent is None or (found := parent_in_store(state.destination, parent)) == parent:
+        return
+    if found is None and state.parent and (Path(state.parent) / NAME).exists():
+        with FileLock(Path(state.parent) / "announce.lock", timeout=LOCK_LIMIT_S):  # its other jobs may be at it
+            whole = RunFolder.open(Path(state.parent))
+            run = announce(whole)
+            if whole.state.status != "RUNNING":
+                run.end(whole.state.status, whole.state.ended_ms)
+            found = run.run_id
+    if found is not None:
+        folder.add_tags({PARENT: found})
 
 
 def _send(run: TrackedRun, folder: RunFolder) -> str | None:
@@ -90,11 +116,3 @@ def _log_traces(run: TrackedRun, limit: int, shown: Sequence[SampleRecord]) -> s
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
-
-
-def _by_token(folder: RunFolder) -> str | None:
-    """The run that an earlier try made, whose answer was lost."""
-    client, experiment_id = open_store(folder.state.destination)
-    with reporting(folder.state.destination.uri):
-        found = client.search_runs([experiment_id], f"tags.`fourstage.token` = '{folder.state.token}'", max_results=1)
-    return found[0].info.run_id if found else None

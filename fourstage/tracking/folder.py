@@ -26,6 +26,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from fourstage.credentials import masked, masked_tree
 from fourstage.stages import UserError
 from fourstage.text import storable
 from fourstage.tracking.store import Destination, resolved_uri
@@ -90,6 +91,7 @@ class RunState:
     status: str = OPEN  # RUNNING, FINISHED, FAILED, KILLED
     ended_ms: int | None = None
     delivered: bool = False
+    parent: str | None = None  # of a sweep's job the folder of the sweep
 
 
 class RunFolder:
@@ -109,15 +111,20 @@ class RunFolder:
         tags: Mapping[str, str],
         traces: int,
         run_id: str | None = None,
+        parent: str | None = None,
     ) -> RunFolder:
         """A new run, or with `run_id` one that goes on. Raises OSError where the folder cannot be written."""
         path.mkdir(parents=True, exist_ok=True)
         here = replace(destination, uri=resolved_uri(destination.uri), artifacts=_absolute(destination.artifacts))
         token, process = uuid.uuid4().hex, Process.this()
         own = {"fourstage.token": token, "fourstage.folder": str(path.absolute()), "fourstage.process": str(process)}
-        now = round(1000 * time.time())
-        texts = storable(name), storable(params), storable({**tags, **own})
-        folder = cls(path, RunState(token, texts[0], here, texts[1], texts[2], traces, now, process, run_id))
+        own |= _clock()
+        texts = (storable(masked_tree(text)) for text in (name, params, {**tags, **own}))
+        clean_name, clean_params, clean_tags = texts
+        state = RunState(
+            token, clean_name, here, clean_params, clean_tags, traces, _now_ms(), process, run_id, parent=parent
+        )
+        folder = cls(path, state)
         folder._write()
         return folder
 
@@ -135,13 +142,18 @@ class RunFolder:
             known = ", ".join(item.name for item in fields(RunState))
             raise UserError(f"{path / NAME} cannot be read: {error}; expected {known}") from error
 
+    @property
+    def gone(self) -> bool:
+        """Whether somebody deleted it while the run went on."""
+        return not (self.path / NAME).exists()
+
     def change(self, **changes: Any) -> None:
         """Put these fields into `run.json`, whole or not at all."""
         self.state = replace(self.state, **{key: storable(value) for key, value in changes.items()})
         self._write()
 
     def add_tags(self, tags: Mapping[str, str]) -> None:
-        self.change(tags={**self.state.tags, **tags})
+        self.change(tags={**self.state.tags, **masked_tree(tags)})
 
     def add_metrics(self, metrics: Mapping[str, float]) -> None:
         self.change(metrics={**self.state.metrics, **metrics})
@@ -150,12 +162,12 @@ class RunFolder:
         """A file that becomes an artifact; a mapping is written as JSON."""
         path = self.files / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = content if isinstance(content, str) else json.dumps(content, indent=2, default=str)
+        text = masked(content) if isinstance(content, str) else json.dumps(masked_tree(content), indent=2, default=str)
         path.write_text(storable(text), encoding="utf-8")
 
     def end(self, status: str) -> None:
         """The run is over, as FINISHED, FAILED or KILLED."""
-        self.change(status=status, ended_ms=round(1000 * time.time()))
+        self.change(status=status, ended_ms=_now_ms())
 
     def discard(self) -> None:
         """Forget the run: it was not to be."""
@@ -171,8 +183,21 @@ class RunFolder:
 
     def _write(self) -> None:
         making = self.path / f"{NAME}.making"
-        making.write_text(json.dumps(asdict(self.state), indent=1, default=str), encoding="utf-8")
-        making.replace(self.path / NAME)
+        try:
+            making.write_text(json.dumps(asdict(self.state), indent=1, default=str), encoding="utf-8")
+            making.replace(self.path / NAME)
+        except OSError:  # a full disk: what was written before stays
+            making.unlink(missing_ok=True)
+            raise
+
+
+def _now_ms() -> int:
+    return max(1, round(1000 * time.time()))
+
+
+def _clock() -> dict[str, str]:
+    """MLflow stores no time before 1970; a board without a battery may think that it is then."""
+    return {"fourstage.clock": "before 1970: its times are not stored"} if time.time() < 0 else {}
 
 
 def undelivered(root: Path) -> Iterator[RunFolder]:

@@ -14,15 +14,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from fourstage.credentials import masked, masked_tree
 from fourstage.records.table import read_records
 from fourstage.stages import SampleRecord, UserError
-from fourstage.tracking.store import Destination, open_existing, reporting, shown
+from fourstage.tracking.store import Destination, open_existing, reporting
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
 RUNS_PER_PAGE = 1000
 RECORDS = "records.parquet"
+PARENT = "mlflow.parentRunId"
+PENDING = "token:"  # before the token of a parent that the store did not have when its sweep began
 
 
 @dataclass(frozen=True)
@@ -71,11 +74,37 @@ def find_runs(
 
 
 def children_of(destination: Destination, parent: str, settings_hash: str | None = None) -> list[RunFacts]:
-    """The runs nested under a parent, newest first; with `settings_hash` those of one job."""
-    wanted = f"tags.`mlflow.parentRunId` = '{parent}'"
+    """The runs nested under a parent, newest first; with `settings_hash` those of one job. Raises UserError."""
+    if parent.startswith(PENDING) and (parent := parent_in_store(destination, parent) or "") == "":
+        return []
+    wanted = f"tags.`{PARENT}` = '{parent}'"
     if settings_hash is not None:
         wanted += f" and tags.`fourstage.settings_hash` = '{settings_hash}'"
     return find_runs(destination, wanted)
+
+
+def parent_in_store(destination: Destination, parent: str) -> str | None:
+    """The run id of a sweep's parent: of `token:…` the one that the store gave it; None where it has none."""
+    from mlflow.exceptions import MlflowException
+
+    if parent.startswith(PENDING):
+        return find_by_token(destination, parent.removeprefix(PENDING))
+    client, _ = open_existing(destination)
+    with reporting(destination.uri):
+        try:
+            return str(client.get_run(parent).info.run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+
+
+def find_by_token(destination: Destination, token: str) -> str | None:
+    """The run that was made from the folder with this token, also where the answer to that was lost."""
+    client, experiment_id = open_existing(destination)
+    with reporting(destination.uri):
+        found = client.search_runs([experiment_id], f"tags.`fourstage.token` = '{token}'", max_results=1)
+    return found[0].info.run_id if found else None
 
 
 def move_to_trash(destination: Destination, run_id: str) -> None:
@@ -91,7 +120,7 @@ def run_records(destination: Destination, run_id: str) -> list[SampleRecord]:
     with reporting(destination.uri):
         status = client.get_run(run_id).info.status
         if not any(file.path == "records.parquet" for file in client.list_artifacts(run_id)):
-            raise UserError(f"run {run_id} in {shown(destination.uri)} is {status} and has no records.parquet")
+            raise UserError(f"run {run_id} in {masked(destination.uri)} is {status} and has no records.parquet")
         with TemporaryDirectory() as folder:
             return read_records(Path(client.download_artifacts(run_id, "records.parquet", folder)))
 
@@ -137,12 +166,12 @@ def run_samples(destination: Destination, run_id: str) -> list[dict[str, object]
 def _facts(run: Run) -> RunFacts:
     return RunFacts(
         run_id=run.info.run_id,
-        name=run.info.run_name,
+        name=masked(run.info.run_name),
         status=run.info.status,
         started_unix_s=run.info.start_time / 1000,
-        params=dict(run.data.params),
+        params=masked_tree(run.data.params),
         metrics=dict(run.data.metrics),
-        tags=dict(run.data.tags),
+        tags=masked_tree(run.data.tags),
         artifact_uri=run.info.artifact_uri or "",
         dataset_root=_dataset_root(run),
     )

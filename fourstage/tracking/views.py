@@ -87,14 +87,12 @@ def _place(experiment_id: str, mode: str = "") -> str:
 
 def addresses(server: str, uri: str) -> dict[str, str]:
     """Experiment → where its view is seen, for each experiment of a store that has one. Raises UserError."""
-    from mlflow import MlflowClient
-
-    from fourstage.tracking.store import check_existing, reporting, resolved_uri, set_up_mlflow
+    from fourstage.tracking.store import check_existing, client_of, reporting, set_up_mlflow
 
     set_up_mlflow()
     check_existing(uri)
     with reporting(uri):
-        found = MlflowClient(resolved_uri(uri)).search_experiments()
+        found = client_of(uri).search_experiments()
     return {item.name: address(server, str(item.experiment_id)) for item in found if VERSION_TAG in item.tags}
 
 

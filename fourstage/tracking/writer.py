@@ -27,12 +27,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from fourstage.credentials import masked
 from fourstage.records.summary import SECONDS, cached_name
 from fourstage.records.table import write_records
 from fourstage.report.run_charts import plot_run
 from fourstage.stages import STAGES, SampleRecord, UserError
 from fourstage.text import storable
-from fourstage.tracking.store import Destination, open_store, reporting, resolved_uri
+from fourstage.tracking.patience import ForeignError, patience_with
+from fourstage.tracking.store import Destination, client_uri, open_store, reporting
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 METRICS_PER_CALL = 1000
 PARAMS_PER_CALL = 100
 TRACES_PER_LINK = 100
+TRACE_S = 1.0  # that one may take, ten times what it does
 PARAM_CHARS = 6000
 TAG_CHARS = 8000
 DIGEST_CHARS = 36
@@ -81,12 +84,24 @@ class TrackedRun:
 
     @classmethod
     def start(
-        cls, destination: Destination, name: str, params: Mapping[str, object], tags: Mapping[str, str]
+        cls,
+        destination: Destination,
+        name: str,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        at_ms: int | None = None,
     ) -> TrackedRun:
-        """Create the run, RUNNING, with its parameters. Values over 6000 characters are cut, with a note."""
+        """Create the run, RUNNING since now or `at_ms`, with its parameters.
+
+        Values over 6000 characters are cut, with a note.
+        """
         client, experiment_id = open_store(destination)
         with reporting(destination.uri):
-            created = client.create_run(experiment_id, tags=_own_tags() | _shortened(tags, TAG_CHARS), run_name=name)
+            created = client.create_run(
+                experiment_id, _storable_ms(at_ms), _own_tags() | _shortened(tags, TAG_CHARS), run_name=masked(name)
+            )
+            if not created.info.run_id:
+                raise ForeignError("its answer is not MLflow's")
         run = cls(created.info.run_id, name, experiment_id, destination, client)
         try:
             run.log_params(params)
@@ -96,11 +111,23 @@ class TrackedRun:
         return run
 
     @classmethod
-    def reopen(cls, destination: Destination, run_id: str, running: bool = False) -> TrackedRun:
-        """A run that is there; `running`: set it back to RUNNING. Raises UserError where it was deleted."""
+    def reopen(cls, destination: Destination, run_id: str, running: bool = False) -> TrackedRun | None:
+        """A run that is there; `running`: set it back to RUNNING. None where the store has lost it.
+
+        Raises UserError where somebody deleted it.
+        """
+        from mlflow.exceptions import MlflowException
+
         client, _ = open_store(destination)
         with reporting(destination.uri):
-            found = client.get_run(run_id).info
+            try:
+                found = client.get_run(run_id).info
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return None
+            if found.run_id != run_id:
+                raise ForeignError("its answer is not MLflow's")
             if found.lifecycle_stage != "active":
                 restore = f"mlflow runs restore --run-id {run_id}"
                 raise UserError(f"run {found.run_name} was deleted; bring it back with: {restore}")
@@ -129,7 +156,7 @@ class TrackedRun:
 
         metrics = []
         for step, record in enumerate(records):
-            when = round(1000 * record.started_unix_s)
+            when = _storable_ms(round(1000 * record.started_unix_s))
             for name, attribute in PER_SAMPLE.items():
                 if (value := getattr(record, attribute)) is not None:
                     cached = attribute.removesuffix("_s") in record.cached_stages
@@ -142,7 +169,7 @@ class TrackedRun:
         """Log figures of the whole run, one value each, as of now or of `at_ms`."""
         from mlflow.entities import Metric
 
-        now = round(1000 * time.time()) if at_ms is None else at_ms
+        now = _storable_ms(at_ms)
         entries = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
         with reporting(self.destination.uri):
             for chunk in _chunks(entries, METRICS_PER_CALL):
@@ -204,7 +231,7 @@ class TrackedRun:
     def log_file(self, name: str, text: str) -> None:
         """Log a text as a file."""
         with reporting(self.destination.uri):
-            self._client.log_text(self.run_id, text, name)
+            self._client.log_text(self.run_id, masked(text), name)
 
     def log_dict(self, name: str, obj: dict[str, Any]) -> None:
         """Log a dictionary as a file: YAML where the name says so, else JSON."""
@@ -225,14 +252,18 @@ class TrackedRun:
         import mlflow
         from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
 
+        def write() -> set[str]:
+            mlflow.set_tracking_uri(client_uri(self.destination.uri))
+            mlflow.tracing.reset()  # a tracer made earlier may write elsewhere, or later
+            written = {_write_trace(record, self.experiment_id) for record in chosen}
+            mlflow.flush_trace_async_logging(terminate=True)
+            mlflow.tracing.reset()  # its id generator fails, aloud, if it lives until exit
+            return written - {NO_OP_SPAN_TRACE_ID}
+
         with reporting(self.destination.uri):
             if before:
                 self._client.delete_traces(self.experiment_id, trace_ids=before)
-            mlflow.set_tracking_uri(resolved_uri(self.destination.uri))
-            mlflow.tracing.reset()  # a tracer made earlier may write elsewhere, or later
-            trace_ids = {_write_trace(record, self.experiment_id) for record in chosen} - {NO_OP_SPAN_TRACE_ID}
-            mlflow.flush_trace_async_logging(terminate=True)
-            mlflow.tracing.reset()  # its id generator fails, aloud, if it lives until exit
+            trace_ids: set[str] = patience_with(self.destination.uri).call(write, allowance_s=TRACE_S * len(chosen))
             for chunk in _chunks(sorted(trace_ids), TRACES_PER_LINK):
                 self._client.link_traces_to_run(chunk, self.run_id)
         # where a span is lost, mlflow only logs it
@@ -246,7 +277,14 @@ class TrackedRun:
     def end(self, status: str, at_ms: int | None = None) -> None:
         """Close the run as FINISHED, FAILED or KILLED, as of now or of `at_ms`."""
         with reporting(self.destination.uri):
-            self._client.set_terminated(self.run_id, status, at_ms)
+            self._client.set_terminated(self.run_id, status, _storable_ms(at_ms))
+
+    def check_ended(self, status: str) -> None:
+        """Raise StoreAwayError where the store does not say so: another program may answer everything with success."""
+        with reporting(self.destination.uri):
+            info = self._client.get_run(self.run_id).info
+            if (info.run_id, info.status) != (self.run_id, status):
+                raise ForeignError("its answers are not MLflow's: the run that was sent is not there")
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log the settings. Values over 6000 characters are cut, with a note."""
@@ -278,7 +316,7 @@ def _write_trace(record: SampleRecord, experiment_id: str) -> str:
     """A root span and one child for each stage that was reached; a failed stage without a time has length 0."""
     import mlflow
 
-    start_ns = max(1, round(1e9 * record.started_unix_s))  # 0 would mean now
+    start_ns = max(1, round(1e9 * record.started_unix_s))  # 0 would mean now; a clock may be before 1970
     inputs = {"question": record.question, "sample": record.key, "prompt": record.prompt}
     root = mlflow.start_span_no_context("sample", inputs=inputs, experiment_id=experiment_id, start_time_ns=start_ns)
     root.set_attributes(_trace_attributes(record))
@@ -336,8 +374,14 @@ def _own_tags() -> dict[str, str]:
 
 
 def _shortened(texts: Mapping[str, str], limit: int) -> dict[str, str]:
-    safe = storable(texts)
-    return {key: text if len(text) <= limit else _cut(text, limit) for key, text in safe.items()}
+    """The texts as they may be stored: without passwords, as UTF-8, and not too long."""
+    clean = {key: storable(masked(text)) for key, text in texts.items()}
+    return {key: text if len(text) <= limit else _cut(text, limit) for key, text in clean.items()}
+
+
+def _storable_ms(at_ms: int | None) -> int:
+    """A time that MLflow stores, now where none is given: of a clock before 1970 the least; 0 would mean now."""
+    return max(1, round(1000 * time.time()) if at_ms is None else at_ms)
 
 
 def _cut(text: str, limit: int) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fourstage.stages import UserError
-from fourstage.tracking.store import Destination, open_existing, open_store, set_up_mlflow, shown
+from fourstage.tracking.store import Destination, open_existing, open_store, set_up_mlflow
 
 # mlflow 3.17 with SQLAlchemy 2.1, while it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
@@ -150,6 +150,11 @@ def test_a_folder_is_no_store() -> None:
     assert "sqlite:///mlruns/mlflow.db" in _complaint("mlruns/")
 
 
+@pytest.mark.parametrize("uri", ["", "7", "mlruns", "http://", "https://:5000"])
+def test_what_is_no_address_gets_an_example(uri: str) -> None:
+    assert "expected sqlite:///<folder>/mlflow.db or http://<host>:<port>" in _complaint(uri)
+
+
 def test_reading_makes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         open_existing(Destination(f"sqlite:///{tmp_path / 'none' / 'mlflow.db'}", None, "study"))
@@ -162,13 +167,8 @@ def test_reading_names_the_experiments_that_are_there(store: Path) -> None:
 
 
 def test_what_the_user_set_for_mlflow_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "7")
-    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", raising=False)
+    monkeypatch.setenv("MLFLOW_LOGGING_LEVEL", "ERROR")
+    monkeypatch.delenv("MLFLOW_DISABLE_TELEMETRY", raising=False)
     set_up_mlflow()
-    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "7"
-    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "2"
-
-
-def test_a_password_is_never_shown() -> None:
-    assert shown("https://me:secret@host/x") == "https://host/x"
-    assert shown("sqlite:////a/b.db") == "sqlite:////a/b.db"
+    assert os.environ["MLFLOW_LOGGING_LEVEL"] == "ERROR"
+    assert os.environ["MLFLOW_DISABLE_TELEMETRY"] == "true"
