@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -13,6 +14,8 @@ from fourstage.tracking.reader import RunFacts, find_runs
 from fourstage.tracking.store import Destination, open_store
 from tests.small import SIZE, SMALL, Run, into
 
+CACHE = TemporaryDirectory(prefix="fourstage-cache-")  # until this process ends; its children share it
+os.environ["FOURSTAGE_CACHE"] = CACHE.name
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 

@@ -139,6 +139,8 @@ def hydra_job(cfg: DictConfig) -> float | None:
         begun.jobs.append(job)
         return None
     if job.place is None:
+        if multirun:  # what began the sweep was taken out of hydra.callbacks, or failed there
+            raise UserError("this sweep has no parent run: fourstage.runs.sweep.Callback is not among hydra.callbacks")
         try:
             check_working_folder(hydra)
             sweep.refuse_alone(job)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fourstage.config.schema import SettingError, suggest
 from fourstage.stages import UserError
+from fourstage.text import say
 
 if TYPE_CHECKING:
     from fourstage.tracking.reader import RunFacts
@@ -155,37 +156,59 @@ def _searched(destination: Destination, words: Words) -> Chosen:
 
 
 def _sweep(destination: Destination, wanted: str) -> tuple[RunFacts | None, str]:
-    """The parent, where there is one, and the tag of the sweep that is meant; "": the newest one."""
+    """The parent, where there is one, and the tag of the sweep that is meant; "": the newest one.
+
+    Of several sweeps of one name the newest is meant, which is said.
+    """
     from fourstage.tracking.reader import find_runs
     from fourstage.tracking.search import quote_text
 
-    newest: list[RunFacts] = []
-    if wanted:
-        text = quote_text(wanted)
-        for search in (
-            f"tags.`fourstage.sweep` = {text}",
-            f"{PARENT} and attributes.run_name = {text}",
-            f"{PARENT} and attributes.run_id = {text}",
-        ):
-            newest = newest or find_runs(destination, search, newest=1)
-        if not newest:
-            parents = find_runs(destination, PARENT, newest=NAMES)
-            known = {*(run.name for run in parents), *(run.tags.get("fourstage.sweep", "") for run in parents)} - {""}
-            raise SettingError(f"unknown sweep {brief(wanted)!r}; {_suggest(wanted, sorted(known))}")
-    elif not (newest := find_runs(destination, "tags.`fourstage.sweep` LIKE '%'", newest=1)):
-        raise UserError("no sweep in this store: run one with -m, or name baseline= and target=")
-    name = newest[0].tags["fourstage.sweep"]
-    if is_parent(newest[0]):
-        return newest[0], name
-    parents = find_runs(destination, f"{PARENT} and tags.`fourstage.sweep` = {quote_text(name)}", newest=1)
-    return (parents[0] if parents else None), name
+    if not wanted:
+        if not (newest := find_runs(destination, "tags.`fourstage.sweep` LIKE '%'", newest=1)):
+            raise UserError("no sweep in this store: run one with -m, or name baseline= and target=")
+        return _parent_of(destination, newest[0]), newest[0].tags["fourstage.sweep"]
+    text = quote_text(wanted)
+    for search in (
+        f"{PARENT} and tags.`fourstage.sweep` = {text}",
+        f"{PARENT} and attributes.run_name = {text}",
+        f"{PARENT} and attributes.run_id = {text}",
+    ):
+        if parents := find_runs(destination, search):
+            _say_which(wanted, parents)
+            return parents[0], parents[0].tags.get("fourstage.sweep", parents[0].name)
+    if orphans := find_runs(destination, f"tags.`fourstage.sweep` = {text}", newest=1):
+        return _parent_of(destination, orphans[0]), wanted
+    parents = find_runs(destination, PARENT, newest=NAMES)
+    known = {*(run.name for run in parents), *(run.tags.get("fourstage.sweep", "") for run in parents)} - {""}
+    raise SettingError(f"unknown sweep {brief(wanted)!r}; {_suggest(wanted, sorted(known))}")
+
+
+def _say_which(wanted: str, parents: Sequence[RunFacts]) -> None:
+    if len(parents) > 1:
+        newest, *older = (f"{run.tags.get('fourstage.sweep', run.name)} ({run.run_id})" for run in parents)
+        others = ", ".join(older[:5])
+        say(f"{len(parents)} sweeps are named {wanted!r}: the newest is compared, {newest}; older: {others}")
+
+
+def _parent_of(destination: Destination, run: RunFacts) -> RunFacts | None:
+    """The parent of a sweep's run, or the run itself; None where the store does not have it."""
+    from fourstage.tracking.reader import find_runs
+    from fourstage.tracking.search import quote_text
+
+    if is_parent(run):
+        return run
+    parent = quote_text(run.tags.get("mlflow.parentRunId", ""))
+    return next(iter(find_runs(destination, f"{PARENT} and attributes.run_id = {parent}", newest=1)), None)
 
 
 def _of_sweep(destination: Destination, name: str, parent: RunFacts | None, words: Words) -> Chosen:
+    """The runs nested under the parent; without one those that carry the sweep's tag."""
     from fourstage.tracking.reader import find_runs
     from fourstage.tracking.search import quote_names, quote_text
 
     search = f"tags.`fourstage.sweep` = {quote_text(name)}"
+    if parent is not None:
+        search = f"tags.`mlflow.parentRunId` = {quote_text(parent.run_id)}"
     if words.filter:
         search += f" and {quote_names(words.filter)}"
     found = [run for run in find_runs(destination, search) if not is_parent(run)]

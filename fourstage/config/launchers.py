@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import socket
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ CONNECT_LIMIT_S = 10
 def prepare(config: DictConfig) -> None:
     """Make the launcher of a composition with Hydra's part go on where a job dies. Raises UserError."""
     target = str(config.hydra.launcher._target_)
+    if "joblib" in target:
+        importlib.import_module("hydra_plugins.hydra_joblib_launcher._core")
     if "submitit" in target:
         submitit = importlib.import_module("submitit")
         submitit.Job.results = _patient(submitit.Job.results, lambda value: [value])
@@ -35,6 +38,7 @@ def prepare(config: DictConfig) -> None:
         launcher: Any = importlib.import_module("hydra_plugins.hydra_ray_launcher._core")
         if not isinstance(launcher.ray, SimpleNamespace):
             launcher.ray = SimpleNamespace(get=_patient(launcher.ray.get, lambda value: value))
+    go_on_without_folders()
 
 
 def _choose_cluster(config: DictConfig) -> None:
@@ -64,11 +68,49 @@ def check_address(address: str) -> None:
         ) from error
 
 
+RUN_JOB = (  # the modules of launchers that call Hydra's `run_job`, in the sweep's process or in a job's
+    "hydra._internal.core_plugins.basic_launcher",
+    "hydra_plugins.hydra_joblib_launcher._core",
+    "hydra_plugins.hydra_submitit_launcher.submitit_launcher",
+    "hydra_plugins.hydra_ray_launcher._launcher_util",
+)
+
+
+def go_on_without_folders() -> None:
+    """In this process, a job whose folder cannot be made leaves a FAILED run and stops no other job."""
+    for name in RUN_JOB:
+        module: Any = sys.modules.get(name)
+        if module is not None and not hasattr(module.run_job, "goes_on"):
+            module.run_job = _going_on(module.run_job)
+
+
+def _going_on(run_job: Callable[..., Any]) -> Callable[..., Any]:
+    def going_on(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return run_job(*args, **kwargs)
+        except OSError as error:
+            from fourstage.runs.sweep import cannot_begin
+
+            cannot_begin(kwargs["config"], error)
+            return _nothing()
+
+    going_on.goes_on = True  # type: ignore[attr-defined]
+    return going_on
+
+
+def _nothing() -> Any:
+    """What Hydra takes for the answer of a job that gave no value."""
+    from hydra.core.utils import JobReturn, JobStatus
+
+    nothing = JobReturn(status=JobStatus.COMPLETED)
+    nothing.return_value = None
+    return nothing
+
+
 def _patient(wait: Callable[..., Any], shape: Callable[[Any], Any]) -> Callable[..., Any]:
     """`wait` for a job, which gives no value where the job's process died, so that the others are waited for too."""
     if hasattr(wait, "patient"):  # an earlier sweep of this process
         return wait
-    from hydra.core.utils import JobReturn, JobStatus
 
     def patiently(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -76,9 +118,7 @@ def _patient(wait: Callable[..., Any], shape: Callable[[Any], Any]) -> Callable[
         except Exception as error:  # of submitit, of Ray, or what could not be unpickled
             first = next(iter(str(error).splitlines()), "")
             say(f"warning: a job's process left no answer: {type(error).__name__}: {first}; the others go on")
-            nothing = JobReturn(status=JobStatus.COMPLETED)
-            nothing.return_value = None
-            return shape(nothing)
+            return shape(_nothing())
 
     patiently.patient = True  # type: ignore[attr-defined]
     return patiently

@@ -114,6 +114,7 @@ class DemoDatasetSettings:
     limit: Annotated[int, Range(1)] | None
     max_sample_bytes: Annotated[int, Range(1, MOST)]
     question: str
+    hash: Literal["content", "stat"]
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ class JsonDatasetSettings:
     limit: Annotated[int, Range(1)] | None
     max_sample_bytes: Annotated[int, Range(1, MOST)]
     question: str
+    hash: Literal["content", "stat"]
 
 
 @dataclass(frozen=True)
@@ -302,10 +304,13 @@ def identity(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
 
 
+LABELS = ("run_name", "study", "dataset.cache", "dataset.hash", "objective")
+
+
 def is_label(key: str) -> bool:
     """Whether a setting cannot change a result: where a run is tracked, its names, how its sweep is organised."""
     organises = key.startswith("sweep.") and key != "sweep.rounds"
-    return organises or key.startswith("tracking.") or key in ("run_name", "study", "dataset.cache", "objective")
+    return organises or key.startswith("tracking.") or key in LABELS
 
 
 def sweep_settings(tree: Mapping[str, Any]) -> tuple[SweepSettings, TrackingSettings]:

@@ -13,11 +13,13 @@ import difflib
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from fourstage.data.contents import Contents, stamps
+from fourstage.data.images import list_images
 from fourstage.json_text import parse_json
 from fourstage.paths import check_path, kind_of, shortened, too_long
 from fourstage.stages import Sample, SampleError, UserError
@@ -83,14 +85,17 @@ def event_mp4(event_data: str) -> str:
     return str(PurePosixPath(event_data).with_suffix(".mp4"))
 
 
-def dataset_digest(samples: Sequence[Sample]) -> str:
-    """Identify a dataset by 16 hex digits: SHA-256 over its samples and the sizes of their files.
+def dataset_digest(samples: Sequence[Sample], by: str = "content", tell: Callable[[str], None] = lambda _: None) -> str:
+    """Identify a dataset by 16 hex digits: SHA-256 over its samples and the files that `load` may read of them.
 
-    The root is left out, so a moved dataset stays the same. Files are not read: of each the size in bytes
-    counts, of a folder of frames the number of entries, of what is missing null.
+    `by` is "content" (what the files hold, see `contents.py`: a copy elsewhere stays the same) or "stat" (sizes and
+    modification times; nothing is read). Of a folder of frames every image counts. The root is left out. `tell` gets a
+    line where reading takes long.
     """
-    digest = hashlib.sha256()
+    digest, contents = hashlib.sha256(), Contents(tell)
     for sample in samples:
+        files = [(f"{folder}/{relative}", _paths(sample.root, folder, relative)) for folder, relative in _files(sample)]
+        paths = [path for _, found in files for path in found or []]
         entry = {
             "key": sample.key,
             "id": sample.id,
@@ -101,10 +106,12 @@ def dataset_digest(samples: Sequence[Sample]) -> str:
             "question": sample.question,
             "reference": sample.reference,
             "extra": dict(sample.extra),
-            "sizes": [_size(sample.root, folder, relative) for folder, relative in _files(sample)],
+            "files": {name: None if found is None else [path.name for path in found] for name, found in files},
+            "content": contents.of(paths) if by == "content" else stamps(paths),
         }
         digest.update(json.dumps(entry, sort_keys=True).encode())
         digest.update(b"\n")
+    contents.save()
     return digest.hexdigest()[:16]
 
 
@@ -226,7 +233,7 @@ def _kind(value: Any) -> str:
 def _files(sample: Sample) -> list[tuple[str, str]]:
     files = [("event_npy", sample.event_data)] if sample.event_data else []
     files += [("event_image", name) for name in sample.event_image]
-    if sample.event_data and _size(sample.root, "event_mp4", event_mp4(sample.event_data)) is not None:
+    if sample.event_data and _paths(sample.root, "event_mp4", event_mp4(sample.event_data)) is not None:
         files += [("event_mp4", event_mp4(sample.event_data))]  # few datasets have them
     if sample.video_data:
         files += [("video", sample.video_data)]
@@ -237,9 +244,15 @@ def _files(sample: Sample) -> list[tuple[str, str]]:
     return files
 
 
-def _size(root: Path, folder: str, relative: str) -> int | None:
+def _paths(root: Path, folder: str, relative: str) -> list[Path] | None:
+    """The file, or the images of a folder, that lie there; None where nothing does, which stage 1 reports."""
     try:
         path = inside(root, folder, relative)
-        return sum(1 for _ in path.iterdir()) if path.is_dir() else path.stat().st_size
-    except (ValueError, OSError):  # stage 1 reports it, on the sample's own record
+        if not path.is_dir():
+            return [path] if path.exists() else None
+    except (ValueError, OSError):
         return None
+    try:
+        return list_images(path)
+    except (SampleError, OSError):  # a folder without images
+        return []

@@ -19,6 +19,7 @@ python -m fourstage.compare 'filter=params.model.name = "videollava" and metrics
 
 from __future__ import annotations
 
+import hashlib
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -62,6 +63,7 @@ WORDS = {
 }
 MOST_SECONDS = 1e9  # of a stage: 30 years
 TEXT_SAMPLES, TEXT_RUNS = 12, 8  # whose texts and pictures the report shows; records.parquet has all
+SLUG_CHARS = 80  # of a folder's name
 SAME = {  # what makes runs comparable, by the tag that tells it
     "fourstage.dataset_hash": "data",
     "fourstage.code_hash": "code",
@@ -563,8 +565,12 @@ def _collector_at_rest() -> Iterator[None]:
 
 
 def slug(name: str) -> str:
-    """A name as that of a folder, which leads nowhere else."""
-    return re.sub(r"[^\w.=+-]+", "-", name, flags=re.ASCII).strip("-.")[:80] or "compare"
+    """A name as that of a folder, which leads nowhere else; two long names that begin alike have two folders."""
+    text = re.sub(r"[^\w.=+-]+", "-", name, flags=re.ASCII).strip("-.") or "compare"
+    if len(text) <= SLUG_CHARS:
+        return text
+    end = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:8]
+    return f"{text[: SLUG_CHARS - 9]}-{end}"
 
 
 def beside(destination: Destination) -> Path:

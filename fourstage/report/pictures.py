@@ -76,7 +76,7 @@ def _samples(params: Params, digest: str, roots: Sequence[Path]) -> dict[str, Sa
         samples = read_dataset(root, params.get("dataset.file", DEMO_FILE), int(limit) if limit.isdigit() else None)
     except UserError as error:
         return str(error)
-    if dataset_digest(samples) != digest:
+    if dataset_digest(samples, params.get("dataset.hash", "content")) != digest:
         return f"the dataset in {root} is another one by now"
     return {sample.key: sample for sample in samples}
 

@@ -11,6 +11,7 @@ measuring (`session.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,8 @@ def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine
             return f"it began on another {tag.removeprefix('fourstage.')}: {run.tags.get(tag)}, here it is {here}"
     try:
         folder = RunFolder.open(Path(run.tags.get("fourstage.folder", "")))
+        if folder.state.token != run.tags.get("fourstage.token"):
+            return f"its folder {folder.path} holds another run by now"
         records = read_journal(folder.journal)
     except (UserError, OSError, ValueError) as error:
         return f"its records cannot be read ({error})"
@@ -110,8 +113,8 @@ def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine
 
 def _give_up(destination: Destination, run: RunFacts) -> None:
     """Into MLflow's trash, from where `mlflow runs restore` brings it back; and it is not delivered any more."""
+    with suppress(UserError, OSError):  # its folder is on another machine, or gone
+        folder = RunFolder.open(Path(run.tags.get("fourstage.folder", "")))
+        if folder.state.token == run.tags.get("fourstage.token"):
+            folder.supersede()  # before the trash: a process that is killed in between leaves nothing for sync
     move_to_trash(destination, run.run_id)
-    try:
-        RunFolder.open(Path(run.tags.get("fourstage.folder", ""))).change(delivered=True)
-    except (UserError, OSError):  # its folder is on another machine, or gone
-        return

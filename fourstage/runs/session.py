@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +128,7 @@ def take_turns(job: Job, kept: Kept) -> Generator[None, None, Outcome]:
     except Exception as error:  # of a sweep the other jobs go on
         if job.place is None:
             raise
-        outcome = _fail(job, error)
+        outcome = fail(job, error)
     outcome.job = number
     return outcome
 
@@ -150,7 +151,7 @@ def _prepare(job: Job, config: Config, kept: Kept) -> _Prepared:
 
     if config.dataset not in kept.datasets:
         samples = read_samples(config)
-        kept.datasets[config.dataset] = samples, dataset_digest(samples)
+        kept.datasets[config.dataset] = samples, dataset_digest(samples, config.dataset.hash, say)
     samples, digest = kept.datasets[config.dataset]
     with signals_held():  # an exception inside a half-done import would leave it broken
         _import_quickly(
@@ -379,8 +380,9 @@ def _measure(
     config, models = prepared.config, kept.models
     assert models is not None
     done = earlier.records if earlier else ()
-    folder.journal.unlink(missing_ok=True)  # the last record may have been cut short
-    journal, file = Journal(folder.journal), RecordFile(folder.records)
+    making = folder.journal.with_name("journal.making")
+    making.unlink(missing_ok=True)
+    journal, file = Journal(making), RecordFile(folder.records)
     measuring.file = file
 
     def keep(record: SampleRecord) -> None:
@@ -390,6 +392,7 @@ def _measure(
     try:
         for record in done:
             keep(record)
+        making.replace(folder.journal)  # whose last record may have been cut short: a kill until here loses none
         rounds, filled, busy = Rounds(), Filled(), processors_busy(kept.since)
         for turn in range(config.sweep.rounds):
             if turn:
@@ -457,32 +460,48 @@ def _tell(folder: RunFolder, error: Exception) -> str:
     return what
 
 
-def _fail(job: Job, error: Exception) -> Outcome:
-    """The FAILED run of a sweep's job that could not begin: what was asked for, and why it could not be."""
+def fail(job: Job, error: Exception) -> Outcome:
+    """The outcome of a sweep's job that could not begin. It leaves a FAILED run where one can be made; what prevents
+    that is said, and stops no other job."""
+    assert job.place is not None
+    name = settings.name_of_varied(job.varied) or f"job {job.place.job}"
+    outcome = Outcome("FAILED", name, job.place.job, why=word_of(error), code=FAILED)
+    try:
+        with signals_held():
+            _leave_failed(job, error, outcome)
+    except Exception as second:  # no folder can be made, the disk is full
+        say(f"error: {outcome.why}; job {job.place.job} leaves no run: {word_of(second)}")
+    return outcome
+
+
+def _leave_failed(job: Job, error: Exception, outcome: Outcome) -> None:
+    """The FAILED run of a job that could not begin: what was asked for, and why it could not be."""
     from fourstage.tracking.deliver import deliver
     from fourstage.tracking.folder import RunFolder
     from fourstage.tracking.store import Destination
 
     assert job.place is not None
-    name = settings.name_of_varied(job.varied) or f"job {job.place.job}"
     sweep, tracking = settings.sweep_settings(job.tree)
     same = settings.identity(job.tree)
     tags = _sweep_tags(job.place) | {"fourstage.settings_hash": same}
     destination = Destination.of(tracking)
-    with signals_held():
-        if sweep.resume:
-            _give_up_failed(destination, job.place.parent, same)
-        folder = RunFolder.begin(
-            job.folder, destination, name, settings.flatten(job.tree), tags, 0, parent=job.place.folder
-        )
-        outcome = Outcome("FAILED", name, job.place.job, why=_tell(folder, error), code=FAILED)
-        folder.end("FAILED")
-        try:
-            deliver(folder)
-        except UserError as undelivered:
-            _keep(folder, outcome, undelivered)
-        outcome.run_id = folder.state.run_id
-    return outcome
+    if sweep.resume:
+        _give_up_failed(destination, job.place.parent, same)
+    begin = partial(
+        RunFolder.begin, destination=destination, name=outcome.name, params=settings.flatten(job.tree), tags=tags,
+        traces=0, parent=job.place.folder,
+    )  # fmt: skip
+    try:
+        folder = begin(job.folder)
+    except OSError:  # this may be why it could not begin
+        folder = begin(job.folder.parent / f"job-{job.place.job}")
+    _tell(folder, error)
+    folder.end("FAILED")
+    try:
+        deliver(folder)
+    except UserError as undelivered:
+        _keep(folder, outcome, undelivered)
+    outcome.run_id = folder.state.run_id
 
 
 def _give_up_failed(destination: Destination, parent: str, settings_hash: str) -> None:

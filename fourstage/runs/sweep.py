@@ -23,6 +23,7 @@ import time
 import traceback
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ from fourstage.config.compose import (
     as_tree,
     check_job_folders,
     check_working_folder,
+    from_hydra,
     jobs_of,
     study_of,
     swept_words,
@@ -52,6 +54,7 @@ from fourstage.runs.session import (
     Outcome,
     Place,
     Terminated,
+    fail,
     run_job,
     say,
     signals_held,
@@ -60,6 +63,7 @@ from fourstage.runs.session import (
     word_of,
 )
 from fourstage.stages import UserError
+from fourstage.text import say_traceback
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -86,11 +90,15 @@ class Sweep:
     collects: bool  # Hydra composes the jobs here, and they run afterwards
     jobs: list[Job] = field(default_factory=list)
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    earlier: RunFacts | None = None  # the parent as the last session left it, where the sweep goes on
     broken: str = ""  # what ended the launcher or sweeper before its jobs
 
 
 class Callback(HydraCallback):
     """Makes the parent before any job. Hydra turns what a callback raises into a warning, but not SystemExit."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _in_a_jobs_process, ()  # a launcher's process unpickles this before its first job
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
@@ -98,6 +106,12 @@ class Callback(HydraCallback):
         except UserError as error:
             say(f"error: {error}")
             raise SystemExit(UNUSABLE) from error
+        except Exception as error:
+            told = isinstance(error, OSError) or from_hydra(error)
+            if not told and not type(error).__module__.startswith("mlflow"):
+                say_traceback()  # a fault of ours is told whole
+            say(f"error: the sweep cannot begin: {next(iter(word_of(error).splitlines()))}")
+            raise SystemExit(UNUSABLE if told else FAILED) from error
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         """Hydra has just written what was composed; a password that a file of settings held is in it."""
@@ -106,6 +120,13 @@ class Callback(HydraCallback):
             text = path.read_text(encoding="utf-8")
             if (clean := masked(text)) != text:
                 path.write_text(clean, encoding="utf-8")
+
+
+def _in_a_jobs_process() -> Callback:
+    from fourstage.config.launchers import go_on_without_folders
+
+    go_on_without_folders()
+    return Callback()
 
 
 def hide_credentials(config: DictConfig) -> None:
@@ -128,7 +149,7 @@ def begin(config: DictConfig) -> Sweep:
     write_studys_texts(config)
     check_job_folders(config, jobs_of(config) or ())
     with signals_held():
-        from fourstage.tracking.deliver import announce
+        from fourstage.tracking.deliver import SESSIONS, announce
         from fourstage.tracking.folder import RunFolder
         from fourstage.tracking.patience import StoreAwayError, patience_with
         from fourstage.tracking.reader import PENDING
@@ -144,12 +165,9 @@ def begin(config: DictConfig) -> Sweep:
     destination = Destination.of(tracking)
     patience_with(destination.uri).begin(tracking.wait_s)
     data = _dataset_hash(tree)
-    before = _find_parent(destination, sweep, key, data) if sweep.resume else None
-    name = before.tags["fourstage.sweep"] if before else f"{label}-{time.strftime('%Y%m%d-%H%M%S')}"
     session = uuid.uuid4().hex[:8]
     tags = {
         "fourstage.role": "parent",
-        "fourstage.sweep": name,
         "fourstage.sweep_key": key,
         "fourstage.session": session,
         "fourstage.code_hash": code_hash(),
@@ -157,27 +175,39 @@ def begin(config: DictConfig) -> Sweep:
     }
     params = {_key(word): str(word).partition("=")[2] for word in config.hydra.overrides.task} | swept
     root = Path(config.hydra.sweep.dir)
+    with _alone(destination) if sweep.resume else nullcontext():
+        before = _find_parent(destination, sweep, key, data) if sweep.resume else None
+        # two sweeps may begin in one second
+        name = before.tags["fourstage.sweep"] if before else f"{label}-{time.strftime('%Y%m%d-%H%M%S')}-{session[:6]}"
+        tags["fourstage.sweep"] = name
+        if before:
+            tags[SESSIONS] = str(int(before.tags.get(SESSIONS, 1)) + 1)
+            _deliver_earlier(before)
+        folder = RunFolder.begin(
+            root, destination, before.name if before else label, params, tags, traces=0,
+            run_id=before.run_id if before else None,
+        )  # fmt: skip
+        try:
+            run = announce(folder)
+            if before and run.tags().get("fourstage.session") != session:  # from another machine, at this moment
+                raise UserError(f"sweep {name} ({run.run_id}) is taken up by another process: wait for it, or stop it")
+            parent = run.run_id
+        except StoreAwayError as error:
+            parent = f"{PENDING}{folder.state.token}"
+            say(f"warning: {error}; the sweep is kept in {root} and sent at its end or by {sync_command(folder)}")
+        except BaseException:
+            folder.discard()
+            raise
     for left in root.glob(f"*/{OUTCOME}"):  # of an earlier sweep in a folder that was asked for by name
         left.unlink()
-    folder = RunFolder.begin(
-        root, destination, before.name if before else label, params, tags, traces=0,
-        run_id=before.run_id if before else None,
-    )  # fmt: skip
-    try:
-        parent = announce(folder).run_id
-    except StoreAwayError as error:
-        parent = f"{PENDING}{folder.state.token}"
-        say(f"warning: {error}; the sweep is kept in {root} and sent at its end or by {sync_command(folder)}")
-    except BaseException:
-        folder.discard()
-        raise
     if before:
+        _supersede_parent(before, folder)
         say(f"sweep {name} ({parent}) goes on")
     place = Place(name, parent, session, tuple(swept), folder=str(root.absolute()))
     with open_dict(config):
         config.hydra.overrides.hydra.append(f"+hydra.job.env_set.{PLACE}={_encoded(place)}")
     collects = all("basic" in str(config.hydra[part]._target_).lower() for part in ("launcher", "sweeper"))
-    return Sweep(place, sweep, folder, jobs_of(config), collects)
+    return Sweep(place, sweep, folder, jobs_of(config), collects, earlier=before)
 
 
 def _find_parent(destination: Destination, sweep: SweepSettings, key: str, data: str | None) -> RunFacts | None:
@@ -206,6 +236,67 @@ def _find_parent(destination: Destination, sweep: SweepSettings, key: str, data:
     return None
 
 
+@contextmanager
+def _alone(destination: Destination) -> Iterator[None]:
+    """Let one sweep at a time look for its parent and take it up: the next one finds it RUNNING.
+
+    A lock on a file beside the database, or for a server in this user's cache folder; it ends with its process.
+    Raises UserError where another process holds it for too long.
+    """
+    from filelock import FileLock
+
+    from fourstage.data.contents import cache_folder
+    from fourstage.tracking.store import LOCK_LIMIT_S, database_path
+
+    database = database_path(destination.uri)
+    store = hashlib.sha256(f"{destination.uri} {destination.experiment}".encode()).hexdigest()[:16]
+    path = Path(f"{database}.sweeps.lock") if database else cache_folder() / f"sweeps-{store}.lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path, timeout=LOCK_LIMIT_S)
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cannot lock {path}: {error}; sweep.resume=true needs it, so that no sweep runs twice"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _deliver_earlier(before: RunFacts) -> None:
+    """Deliver the jobs of the last session that the store does not have, so that they are found and not run again.
+
+    One that began in the store is left to its job, which may go on with it.
+    """
+    from fourstage.runs.sync import send
+    from fourstage.tracking.folder import undelivered
+
+    root = Path(before.tags.get("fourstage.folder", ""))
+    if not before.tags.get("fourstage.folder") or not root.is_dir():  # on another machine, or gone
+        return
+    for folder in undelivered(root, lambda error: say(f"warning: {error}")):
+        state = folder.state
+        running = state.status == "RUNNING"
+        if folder.path == root or (running and (state.run_id or state.process.alive() is not False)):
+            continue
+        try:
+            send(folder)
+        except Exception as error:  # its records are kept
+            say(f"warning: {state.name} of the last session stays in {folder.path}: {word_of(error)}")
+
+
+def _supersede_parent(before: RunFacts, folder: RunFolder) -> None:
+    """The parent's run is this session's now: the folder of the last one has nothing to deliver."""
+    from fourstage.tracking.folder import RunFolder
+
+    with suppress(UserError, OSError):  # it is on another machine, or gone
+        last = RunFolder.open(Path(before.tags.get("fourstage.folder", "")))
+        if last.state.run_id in (before.run_id, None) and last.state.token != folder.state.token:
+            last.supersede()
+
+
 def _dataset_hash(tree: Mapping[str, Any]) -> str | None:
     """Of the data that every job reads, made where it is the demo's; None where jobs differ in it."""
     from fourstage.data.dataset import dataset_digest
@@ -215,7 +306,7 @@ def _dataset_hash(tree: Mapping[str, Any]) -> str | None:
         dataset = settings.dataset_settings(tree)
     except UserError:  # a job completes it, or says what is wrong
         return None
-    return dataset_digest(read_dataset_of(dataset))
+    return dataset_digest(read_dataset_of(dataset), dataset.hash, say)
 
 
 def of_this_process() -> Sweep | None:
@@ -230,9 +321,11 @@ def forget() -> None:
 
 def place_of_job(number: int) -> Place | None:
     """This process's place in a sweep, for the job with this number; None outside one."""
-    if PLACE not in os.environ:
-        return None
-    found = json.loads(base64.urlsafe_b64decode(os.environ[PLACE].removeprefix("b64-") + "=="))
+    return _decoded(os.environ[PLACE], number) if PLACE in os.environ else None
+
+
+def _decoded(place: str, number: int) -> Place:
+    found = json.loads(base64.urlsafe_b64decode(place.removeprefix("b64-") + "=="))
     return Place(**{**found, "varied": tuple(found["varied"]), "job": number})
 
 
@@ -246,7 +339,11 @@ def run_collected(sweep: Sweep, kept: Kept) -> None:
     if sweep.settings.isolate:
         for job in sweep.jobs:
             _announce(job)
-            note(sweep, job, _run_apart(job))
+            try:
+                outcome = _run_apart(job)
+            except OSError as error:  # no process, no memory for one
+                outcome = fail(job, error)
+            note(sweep, job, outcome)
         return
     order = list(by_model(sweep.jobs))
     turns = {_number(job): take_turns(job, kept) for job in order}
@@ -294,6 +391,20 @@ def note(sweep: Sweep, job: Job, outcome: Outcome) -> None:
     tell_duplicate(job, outcome)
 
 
+def cannot_begin(config: DictConfig, error: Exception) -> None:
+    """A job whose folder Hydra cannot make is a FAILED run beside it; `config` is its composition with Hydra's part."""
+    number = int(config.hydra.job.num)
+    words = tuple(str(word) for word in config.hydra.overrides.task)
+    place = _decoded(config.hydra.job.env_set[PLACE], number)
+    job = Job(as_tree(config, without=("hydra",)), Path(config.hydra.sweep.dir) / f"job-{number}", place, words)
+    say(title(job))
+    outcome = fail(job, error)
+    if (begun := of_this_process()) is not None:
+        note(begun, job, outcome)
+    else:
+        write_outcome(job.folder, outcome)
+
+
 def tell_duplicate(job: Job, outcome: Outcome) -> None:
     """Say that a job is another one's and was not run."""
     if outcome.status == "DUPLICATE":
@@ -337,6 +448,7 @@ def _run_apart(job: Job) -> Outcome:
 
 
 OUTCOME = "outcome.json"
+NOT_STARTED = "NOT_STARTED"  # a job's status where the sweep ended before it
 
 
 def write_outcome(folder: Path, outcome: Outcome) -> None:
@@ -355,9 +467,13 @@ def read_outcome(folder: Path) -> Outcome | None:
 
 def run_here(job: Job, kept: Kept) -> Outcome:
     """A job as soon as its launcher gives it, and its outcome beside it."""
-    (job.folder / OUTCOME).unlink(missing_ok=True)  # of an earlier try
+    with suppress(OSError):  # whatever is wrong with the folder, the job says
+        (job.folder / OUTCOME).unlink(missing_ok=True)  # of an earlier try
     outcome = run_job(job, kept)
-    write_outcome(job.folder, outcome)
+    try:
+        write_outcome(job.folder, outcome)
+    except OSError as error:  # the sweep finds the run in the store
+        say(f"warning: {word_of(error)}: what became of {title(job)} is not in its folder")
     return outcome
 
 
@@ -452,9 +568,9 @@ def finish(sweep: Sweep, stopped: str = "") -> int:
     with signals_held():
         patience_with(sweep.folder.state.destination.uri).probe()
         outcomes, children = gather_outcomes(sweep)
-        bad = [outcome for outcome in outcomes.values() if outcome.status in ("FAILED", "KILLED")]
+        bad = [outcome for outcome in outcomes.values() if outcome.status in ("FAILED", "KILLED", NOT_STARTED)]
         status = "KILLED" if stopped else "FAILED" if bad or sweep.broken else "FINISHED"
-        fill_parent(sweep.folder, outcomes, children)
+        fill_parent(sweep.folder, outcomes, children, sweep.earlier)
         if sweep.settings.compare and not stopped:
             compare_jobs(sweep)
         sweep.folder.end(status)
@@ -498,6 +614,7 @@ def _parent_now(sweep: Sweep) -> str | None:
 
 def gather_outcomes(sweep: Sweep) -> tuple[dict[int, Outcome], list[RunFacts]]:
     """The outcome of every job, by its number, also of those that died or never began; and the runs in the store."""
+    from fourstage.runs.resume import process_of
     from fourstage.tracking.reader import children_of
 
     outcomes = dict(sweep.outcomes)
@@ -512,32 +629,40 @@ def gather_outcomes(sweep: Sweep) -> tuple[dict[int, Outcome], list[RunFacts]]:
         number = int(run.tags.get("fourstage.job", -1))
         if run.tags.get("fourstage.session") == sweep.place.session:
             outcomes.setdefault(number, _ended(sweep, run, number))  # also where a later try has told of the job
+        elif run.status == "RUNNING" and (process := process_of(run)) and process.alive() is False:
+            _end_lost(sweep, run)  # of an earlier session, and no job of this one
     for number, words in enumerate(sweep.expected or ()):
         if number not in outcomes:
-            outcomes[number] = Outcome("FAILED", " ".join(words), number, why="it never began", code=FAILED)
+            outcomes[number] = Outcome(NOT_STARTED, " ".join(words), number, why="it never began", code=FAILED)
     return dict(sorted(outcomes.items())), children
 
 
 def _ended(sweep: Sweep, run: RunFacts, number: int) -> Outcome:
     """The outcome of a job that left no word: its run in the store, ended where its process died."""
+    if run.status == "FINISHED":
+        return Outcome("FINISHED", run.name, number, run.run_id, metrics=run.metrics)
+    status, why = run.status, run.tags.get("fourstage.error", "")
+    if status == "RUNNING":
+        status, why = _end_lost(sweep, run), "its process died"
+    return Outcome(status, run.name, number, run.run_id, why, code=0 if status == "FINISHED" else FAILED)
+
+
+def _end_lost(sweep: Sweep, run: RunFacts) -> str:
+    """End a run that is RUNNING in the store and whose process died; gives how it ended."""
     from fourstage.runs.sync import end_dead
     from fourstage.tracking.deliver import deliver
     from fourstage.tracking.writer import TrackedRun
 
-    if run.status == "FINISHED":
-        return Outcome("FINISHED", run.name, number, run.run_id, metrics=run.metrics)
-    why = run.tags.get("fourstage.error", "")
-    if run.status == "RUNNING":
-        why = "its process died"
-        if (folder := _folder_of(run)) is not None:
+    if (folder := _folder_of(run)) is not None:
+        if folder.state.status == "RUNNING":
             end_dead(folder)
-            deliver(folder)
-        else:  # on another machine's disk
-            lost = TrackedRun.reopen(sweep.folder.state.destination, run.run_id)
-            if lost is not None:
-                lost.log_tags({"fourstage.error": why})
-                lost.end("KILLED")
-    return Outcome("KILLED" if run.status == "RUNNING" else run.status, run.name, number, run.run_id, why, code=FAILED)
+        deliver(folder)
+        return folder.state.status
+    lost = TrackedRun.reopen(sweep.folder.state.destination, run.run_id)  # its folder is on another machine's disk
+    if lost is not None:
+        lost.log_tags({"fourstage.error": "its process died"})
+        lost.end("KILLED")
+    return "KILLED"
 
 
 def _folder_of(run: RunFacts) -> RunFolder | None:
@@ -578,7 +703,12 @@ NOTED = {  # of them in the parent's description: heading → column, unit
 NOTED_JOBS = 40  # a tag holds 8000 characters
 
 
-def fill_parent(folder: RunFolder, outcomes: Mapping[int, Outcome], children: Sequence[RunFacts]) -> None:
+def fill_parent(
+    folder: RunFolder,
+    outcomes: Mapping[int, Outcome],
+    children: Sequence[RunFacts],
+    earlier: RunFacts | None = None,
+) -> None:
     """The parent's files and note: its jobs with state and main figures, the texts of its runs side by side."""
     jobs = [
         {"job": number, "run": outcome.name, "state": outcome.status, "why": outcome.why, "run_id": outcome.run_id}
@@ -598,7 +728,11 @@ def fill_parent(folder: RunFolder, outcomes: Mapping[int, Outcome], children: Se
     folder.add_tags({"mlflow.note.content": jobs_note(jobs)})
     folder.add_tags({"mlflow.loggedArtifacts": json.dumps([{"path": name, "type": "table"} for name in tables])})
     states = [outcome.status for outcome in outcomes.values()]
-    folder.add_metrics({f"jobs_{state.lower()}": states.count(state) for state in dict.fromkeys(["FINISHED", *states])})
+    known = [
+        key.removeprefix("jobs_").upper() for key in (earlier.metrics if earlier else ()) if key.startswith("jobs_")
+    ]
+    counted = dict.fromkeys(["FINISHED", *known, *states])
+    folder.add_metrics({f"jobs_{state.lower()}": states.count(state) for state in counted})
 
 
 def jobs_note(jobs: Sequence[Mapping[str, Any]]) -> str:
@@ -660,7 +794,8 @@ def summary(name: str, outcomes: Mapping[int, Outcome]) -> Iterator[str]:
     counts: dict[str, int] = {}
     for outcome in outcomes.values():
         counts[outcome.status] = counts.get(outcome.status, 0) + 1
-    yield f"sweep {name}: " + (", ".join(f"{n} {state.lower()}" for state, n in counts.items()) or "no job")
+    told = (f"{n} {state.lower().replace('_', ' ')}" for state, n in counts.items())
+    yield f"sweep {name}: " + (", ".join(told) or "no job")
     for number, outcome in outcomes.items():
         if outcome.status in ("FAILED", "KILLED"):
             yield f"  job {number} {outcome.status} {outcome.name}: {outcome.why}"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -20,10 +21,14 @@ from fourstage.records.table import iterate_records
 from fourstage.stages import SampleRecord, UserError
 from fourstage.tracking.folder import NAME, RunFolder
 from fourstage.tracking.reader import PARENT, find_by_token, parent_in_store
-from fourstage.tracking.store import LOCK_LIMIT_S, open_store
+from fourstage.tracking.store import LOCK_LIMIT_S, open_store, reporting
 from fourstage.tracking.writer import TrackedRun
 
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+
 UNDELIVERED = "fourstage.undelivered"  # on a run that the store has in part, and why
+SESSIONS = "fourstage.sessions"  # how many -m a sweep took so far, on its parent
 SHOWN = 10_000  # samples whose metrics and texts the UI shows; records.parquet has all
 
 
@@ -90,7 +95,10 @@ def _find_parent(folder: RunFolder) -> None:
 
 def _send(run: TrackedRun, folder: RunFolder) -> str | None:
     missing, state = None, folder.state
-    run.log_metrics(state.metrics, state.ended_ms)
+    # MLflow keeps every value that a metric ever had: a job that may go on has its figures when it is finished, and the
+    # parent of a sweep that goes on has them once for each session
+    if state.status == "FINISHED" or "mlflow.parentRunId" not in state.tags:
+        run.log_metrics(state.metrics, state.ended_ms, step=int(state.tags.get(SESSIONS, 1)) - 1)
     if state.dataset is not None:
         run.log_dataset(**state.dataset)
     if folder.files.is_dir():
@@ -116,3 +124,20 @@ def _log_traces(run: TrackedRun, limit: int, shown: Sequence[SampleRecord]) -> s
 
 def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def run_of(folder: RunFolder) -> Run | None:
+    """The folder's run in the store, also one whose creation was not answered; None where it has none."""
+    from mlflow.exceptions import MlflowException
+
+    state = folder.state
+    client, _ = open_store(state.destination)
+    with reporting(state.destination.uri):
+        if run_id := state.run_id:
+            try:
+                return client.get_run(run_id)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":  # the store has lost it
+                    raise
+        found = find_by_token(state.destination, state.token)
+        return client.get_run(found) if found else None

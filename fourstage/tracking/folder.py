@@ -21,7 +21,7 @@ import platform
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ from fourstage.stages import UserError
 from fourstage.text import storable
 from fourstage.tracking.store import Destination, resolved_uri
 
-NAME = "run.json"
+NAME, JOURNAL, RECORDS, FILES = "run.json", "journal.jsonl", "records.parquet", "files"
 OPEN = "RUNNING"
 
 
@@ -99,7 +99,7 @@ class RunFolder:
 
     def __init__(self, path: Path, state: RunState):
         self.path, self.state = path, state
-        self.journal, self.records, self.files = path / "journal.jsonl", path / "records.parquet", path / "files"
+        self.journal, self.records, self.files = path / JOURNAL, path / RECORDS, path / FILES
 
     @classmethod
     def begin(
@@ -113,8 +113,15 @@ class RunFolder:
         run_id: str | None = None,
         parent: str | None = None,
     ) -> RunFolder:
-        """A new run, or with `run_id` one that goes on. Raises OSError where the folder cannot be written."""
+        """A new run, or with `run_id` one that goes on.
+
+        Raises OSError where the folder cannot be written, UserError where a run of another process still goes on in it.
+        """
         path.mkdir(parents=True, exist_ok=True)
+        cls._refuse_busy(path)
+        for left in (path / JOURNAL, path / RECORDS):  # of another run in a folder that was asked for by name
+            left.unlink(missing_ok=True)
+        shutil.rmtree(path / FILES, ignore_errors=True)
         here = replace(destination, uri=resolved_uri(destination.uri), artifacts=_absolute(destination.artifacts))
         token, process = uuid.uuid4().hex, Process.this()
         own = {"fourstage.token": token, "fourstage.folder": str(path.absolute()), "fourstage.process": str(process)}
@@ -129,13 +136,24 @@ class RunFolder:
         return folder
 
     @classmethod
+    def _refuse_busy(cls, path: Path) -> None:
+        try:
+            state = cls.open(path).state
+        except UserError:  # none is there, or none that can be read
+            return
+        if state.status == OPEN and state.process.pid != os.getpid() and state.process.alive():
+            raise UserError(
+                f"{path} is the folder of {state.name}, which still runs in {state.process}: choose another"
+            )
+
+    @classmethod
     def open(cls, path: Path) -> RunFolder:
         """A run that was begun. Raises UserError where there is none, or none that this version understands."""
         try:
             found = json.loads((path / NAME).read_text(encoding="utf-8"))
             found["destination"] = Destination(**found["destination"])
             found["process"] = Process(**found["process"])
-            return cls(path, RunState(**found))
+            return cls(path, _checked(RunState(**found)))
         except FileNotFoundError as error:
             raise UserError(f"{path} holds no run: {NAME} is not there") from error
         except (OSError, ValueError, TypeError, KeyError) as error:
@@ -169,6 +187,11 @@ class RunFolder:
         """The run is over, as FINISHED, FAILED or KILLED."""
         self.change(status=status, ended_ms=_now_ms())
 
+    def supersede(self) -> None:
+        """Another run took its place, or it never began: there is nothing to deliver."""
+        self.change(delivered=True)
+        self.tidy()
+
     def discard(self) -> None:
         """Forget the run: it was not to be."""
         (self.path / NAME).unlink(missing_ok=True)
@@ -200,10 +223,34 @@ def _clock() -> dict[str, str]:
     return {"fourstage.clock": "before 1970: its times are not stored"} if time.time() < 0 else {}
 
 
-def undelivered(root: Path) -> Iterator[RunFolder]:
-    """The runs below `root` that the store does not have whole, oldest first, also those that still go on."""
-    folders = [RunFolder.open(path.parent) for path in root.rglob(NAME)]
+def undelivered(root: Path, tell: Callable[[UserError], None]) -> Iterator[RunFolder]:
+    """The runs below `root` that the store does not have whole, oldest first, also those that still go on.
+
+    `tell` is called with the error of each folder whose run.json cannot be read.
+    """
+    folders: list[RunFolder] = []
+    for path in sorted(root.rglob(NAME)):
+        try:
+            folders.append(RunFolder.open(path.parent))
+        except UserError as error:
+            tell(error)
     yield from sorted((f for f in folders if not f.state.delivered), key=lambda folder: folder.state.started_ms)
+
+
+def _checked(state: RunState) -> RunState:
+    """Raise TypeError where a field of a damaged or foreign run.json has another type."""
+    kinds: dict[str, Any] = {
+        "token": str, "name": str, "params": dict, "tags": dict, "traces": int, "started_ms": int, "metrics": dict,
+        "status": str, "delivered": bool,
+    }  # fmt: skip
+    for name, kind in kinds.items():
+        if not isinstance(value := getattr(state, name), kind):
+            raise TypeError(f"{name} is {value!r}")
+    of_process: dict[str, Any] = {"host": str, "pid": int, "started_unix_s": int | float}
+    for name, kind in of_process.items():
+        if not isinstance(value := getattr(state.process, name), kind):
+            raise TypeError(f"process.{name} is {value!r}")
+    return state
 
 
 def _absolute(artifacts: str | None) -> str | None:

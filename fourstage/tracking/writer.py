@@ -165,12 +165,12 @@ class TrackedRun:
             for chunk in _chunks(metrics, METRICS_PER_CALL):
                 self._client.log_batch(self.run_id, metrics=chunk)
 
-    def log_metrics(self, metrics: Mapping[str, float], at_ms: int | None = None) -> None:
-        """Log figures of the whole run, one value each, as of now or of `at_ms`."""
+    def log_metrics(self, metrics: Mapping[str, float], at_ms: int | None = None, step: int = 0) -> None:
+        """Log figures of the whole run, one value each at this step, as of now or of `at_ms`."""
         from mlflow.entities import Metric
 
         now = _storable_ms(at_ms)
-        entries = [Metric(name, float(value), now, 0) for name, value in metrics.items()]
+        entries = [Metric(name, float(value), now, step) for name, value in metrics.items()]
         with reporting(self.destination.uri):
             for chunk in _chunks(entries, METRICS_PER_CALL):
                 self._client.log_batch(self.run_id, metrics=chunk)

@@ -132,6 +132,24 @@ def test_a_sweep_is_known_by_its_tag_its_parents_name_and_its_parents_id(where: 
         assert chosen.parent.run_id == parent
 
 
+def test_of_two_sweeps_of_one_name_and_tag_the_newest_is_compared_alone_and_said(
+    where: Destination, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, _ = sweep(where, a=(records(1), {}, {}), b=(records(2), {}, {}))
+    second, ids = sweep(where, a=(records(3), {}, {}), b=(records(4), {}, {}))
+    for wanted in ("night", "night-tag", second, ""):
+        assert {run.run_id for run in select_runs(where, Words(sweep=wanted)).runs} == set(ids.values())
+    err = capsys.readouterr().err
+    assert err.count(f"2 sweeps are named 'night': the newest is compared, night-tag ({second}); older") == 1
+    assert first in err
+
+
+def test_long_names_that_begin_alike_have_folders_of_their_own() -> None:
+    one, other = (slug(f"{'n' * 90}-20261127-120000-{end}") for end in ("aaaaaa", "bbbbbb"))
+    assert one != other
+    assert len(one) == 80
+
+
 def test_two_runs_are_found_by_name_or_id_whatever_their_sweep(where: Destination) -> None:
     one, other = store(where, "it's", records(1)), store(where, "b", records(2))
     for baseline, target in (("it's", "b"), (one, other), ("it's", other)):

@@ -10,15 +10,18 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from fourstage.cli.run import main
-from fourstage.data.formats.demo import make_demo
+from fourstage.runs.sync import main as sync
 from fourstage.stages import SampleRecord
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.writer import PER_SAMPLE
 from tests.small import SIZE, SMALL, Run, into, jobs_since, on
 
 WARM = "protocol.warmup=1"  # without warm-up a half-done run is measured anew
@@ -86,7 +89,80 @@ def test_a_sweeps_settings_without_a_sweep_are_refused(run: Run, capsys: pytest.
     assert "error: sweep.resume=true is about the runs of a sweep: add -m" in capsys.readouterr().err
 
 
+def test_sweeps_that_begin_in_one_second_have_names_of_their_own(
+    run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fourstage.runs.sweep.time", SimpleNamespace(strftime=lambda _: "20261127-120000"))
+    for _ in range(2):
+        assert run(*on(dataset), "-m", "seed=1", "sweep.name=twins", "dataset.limit=1")[0] == 0
+    names = {run.tags["fourstage.sweep"] for run in find_runs(store, "attributes.run_name = 'twins'")}
+    assert len(names) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (
+            MlflowException("the store broke\nmore"),
+            1,
+            "error: the sweep cannot begin: MlflowException: the store broke",
+        ),
+        (OSError(28, "No space left on device"), 2, "error: the sweep cannot begin: OSError: [Errno 28] No space left"),
+        (KeyError("ours"), 1, "error: the sweep cannot begin: KeyError: 'ours'"),
+    ],
+)
+def test_a_fault_before_the_first_job_is_said_and_nothing_runs(
+    error: Exception,
+    code: int,
+    line: str,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fault(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("fourstage.runs.sweep.begin", fault)
+    assert run("-m", "seed=1,2", "sweep.rounds=2")[0] == code
+    err = capsys.readouterr().err
+    assert line in err
+    assert "add -m" not in err
+    assert ("Traceback" in err) == isinstance(error, KeyError)  # a fault of ours is told whole
+
+
 # ---- failing jobs ----
+
+
+def test_a_job_whose_folder_cannot_be_made_is_a_failed_child_and_the_others_go_on(
+    run: Run, store: Destination, dataset: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = len(find_runs(store))
+    (tmp_path / "named").mkdir()
+    (tmp_path / "named/0").write_text("a file is in the way")
+    assert run(*on(dataset), "-m", "seed=1,2", "hydra.sweep.dir=named", "dataset.limit=1")[0] == 1
+    bad, good = jobs_since(store, before)
+    assert (bad.status, good.status) == ("FAILED", "FINISHED")
+    assert "File exists" in bad.tags["fourstage.error"]
+    assert "1 failed, 1 finished" in capsys.readouterr().err
+
+
+def test_a_job_that_can_leave_nothing_stops_no_other(
+    run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from fourstage.tracking.folder import RunFolder
+
+    real = RunFolder.begin
+
+    def full(path: Path, *words: Any, **more: Any) -> RunFolder:
+        if path.name in ("0", "job-0"):
+            raise OSError(28, "No space left on device")
+        return real(path, *words, **more)
+
+    monkeypatch.setattr(RunFolder, "begin", full)
+    before = len(find_runs(store))
+    assert run(*on(dataset), "-m", "seed=1,2", "dataset.limit=1")[0] == 1
+    assert [job.params["seed"] for job in jobs_since(store, before)] == ["2"]
+    assert "job 0 leaves no run" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("isolate", ["false", "true"])
@@ -278,6 +354,45 @@ def test_ctrl_c_ends_the_running_job_and_the_sweep_as_killed_and_resume_goes_on_
     assert len(table(store, half.run_id, "samples.json")) == 3
 
 
+def test_ctrl_c_twice_and_resume_leave_one_value_of_each_figure(
+    run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*on(dataset), WARM, "-m", "seed=13,14", "sweep.name=twice", "sweep.resume=true", "dataset.limit=2"]
+    for samples in (1, 1):
+        with monkeypatch.context() as patched:
+            interrupted_after(patched, samples)
+            assert run(*words)[0] == 130
+        err = capsys.readouterr().err
+        assert "1 killed, 1 not started" in err
+        assert "job 1 " not in err  # it is no failure
+    assert run(*words)[0] == 0
+    client, _ = open_store(store)
+    parent = parent_of(store, "twice")
+    children = children_of(store, parent.run_id)
+    assert [child.status for child in children] == ["FINISHED"] * 2
+    for child in (parent, *children):
+        for name in (name for name in child.metrics if name not in PER_SAMPLE):
+            values = client.get_metric_history(child.run_id, name)
+            assert len({value.step for value in values}) == len(values), name
+            assert child is parent or len(values) == 1, name
+    assert (parent.metrics["jobs_finished"], parent.metrics["jobs_killed"]) == (2, 0)
+
+
+def test_a_folder_that_holds_another_job_by_now_is_not_gone_on_with(
+    run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*on(dataset), WARM, "-m", "sweep.name=named", "hydra.sweep.dir=named", "dataset.limit=2", "temperature=1"]
+    with monkeypatch.context() as patched:
+        interrupted_after(patched, 1)
+        assert run(*words, "seed=15")[0] == 130
+    assert run(*words, "seed=16,15", "sweep.resume=true")[0] == 0
+    assert "holds another run by now" in capsys.readouterr().err
+    children = children_of(store, parent_of(store, "named").run_id)
+    assert sorted((child.params["seed"], child.status) for child in children) == [
+        ("15", "FINISHED"), ("16", "FINISHED"),
+    ]  # fmt: skip
+
+
 def test_a_run_that_cannot_go_on_soundly_is_measured_anew_and_says_why(
     run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -320,6 +435,18 @@ def test_a_sweep_whose_data_changed_is_told_and_begins_anew(
     second = parent_of(store, "data")
     assert second.run_id != first.run_id
     assert len(children_of(store, first.run_id)) == 1  # as it was
+
+
+def test_data_that_changed_at_equal_size_is_a_new_sweep(
+    run: Run, store: Destination, root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*on(root), "-m", "seed=1", "sweep.name=bytes", "dataset.limit=1"]
+    assert run(*words)[0] == 0
+    for file in root.glob("event_npy/**/*.npy"):
+        file.write_bytes(bytes(byte ^ 1 for byte in file.read_bytes()))
+    assert run(*words, "sweep.resume=true")[0] == 0
+    assert "the dataset changed since sweep bytes-" in capsys.readouterr().err
+    assert len(find_runs(store, "attributes.run_name = 'bytes'")) == 2
 
 
 def test_a_sweep_whose_code_changed_is_told_and_begins_anew(
@@ -414,47 +541,43 @@ def wait_for(look: Any, limit_s: float = 120) -> Any:
 # ---- kill -9 ----
 
 
-def test_a_sweep_killed_ten_times_ends_as_an_undisturbed_one(tmp_path: Path) -> None:
-    make_demo(tmp_path / "data", SIZE)
-    demo = [f"dataset.{key}={getattr(SIZE, key)}" for key in ("samples", "seconds", "width", "height")]
-    words = ["-m", "model=eventgpt,videollava", "temperature=0,0.5,1", "max_new_tokens=8", "protocol=quick", WARM]
-    words += ["tracking.traces=1", "sweep.compare=false"]
+@pytest.mark.timeout(600)
+def test_a_sweep_killed_at_any_moment_ends_as_an_undisturbed_one_and_sync_has_nothing_to_send(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    demo = [f"dataset.{key}={getattr(SIZE, key)}" for key in ("seconds", "width", "height")]
+    words = ["-m", "seed=1,2", "temperature=1", "max_new_tokens=4", "protocol=quick", WARM, "dataset.samples=2"]
+    words += ["tracking.traces=0", "sweep.compare=false", "protocol.audit=false"]
     found = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "tests.killed_sweep",
-            "7",
-            "10",
-            *words,
-            "tracking.traces=1",
-            "sweep.compare=false",
-            *demo,
-        ],
+        [sys.executable, "-m", "tests.killed_sweep", *words, *demo],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
     )
     assert found.returncode == 0, found.stderr[-3000:]
-    facts = json.loads(found.stdout)
-    assert facts["kills"] == 10
-    store = Destination(f"sqlite:///{tmp_path}/mlruns/mlflow.db", None, "fourstage")
-    with sqlite3.connect(tmp_path / "mlruns/mlflow.db") as database:
+    killed: dict[str, str] = json.loads(found.stdout)
+    assert len(killed) >= 12
+    monkeypatch.chdir(tmp_path)
+    assert sync([]) == 0
+    err = capsys.readouterr().err
+    assert "nothing to send" in err, err
+    store = Destination("sqlite:///mlruns/mlflow.db", None, "fourstage")
+    with sqlite3.connect("mlruns/mlflow.db") as database:
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-    whole = {facts.tags["fourstage.identity"]: facts for facts in children_of(store, parent_of(store, "whole").run_id)}
-    assert len(whole) == 6
-    for number in range(int(facts["sweeps"])):
-        parent = parent_of(store, f"killed{number}")
-        children = children_of(store, parent.run_id)
-        assert parent.status == "FINISHED"
-        assert sorted(child.tags["fourstage.identity"] for child in children) == sorted(whole)
+    assert {run.status for run in find_runs(store)} == {"FINISHED"}
+    assert len(find_runs(store, "tags.`fourstage.role` = 'parent'")) == 2 + len(killed)
+    assert len(children_of(store, parent_of(store, "together").run_id)) == 2  # begun twice at once, run once
+    whole = {facts.params["seed"]: facts for facts in children_of(store, parent_of(store, "whole").run_id)}
+    assert set(whole) == {"1", "2"}
+    client, _ = open_store(store)
+    for name, moment in killed.items():
+        children = children_of(store, parent_of(store, name).run_id)
+        assert sorted(child.params["seed"] for child in children) == ["1", "2"], moment
         for child in children:
-            assert child.status == "FINISHED"
-            assert ids(store, child) == ids(store, whole[child.tags["fourstage.identity"]])
-            assert len(table(store, child.run_id, "samples.json")) == SIZE.samples
-    assert not find_runs(store, "attributes.status = 'RUNNING'")
+            assert ids(store, child) == ids(store, whole[child.params["seed"]]), moment
+            assert len(client.get_metric_history(child.run_id, "total_s.median")) == 1, moment
 
 
 # ---- a store with many runs ----

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+import platform
 import subprocess
 import sys
 from contextlib import suppress
@@ -9,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from fourstage.cli.run import main
@@ -175,6 +179,73 @@ def test_a_server_that_goes_away_in_the_middle_disturbs_no_measurement_and_gets_
             assert len(run_records(where, child.run_id)) == 3
         assert sync(["folder=mlruns/hydra"]) == 0
         assert len(find_runs(where)) == 3
+
+
+def test_what_is_damaged_or_foreign_is_a_line_each_and_the_others_are_sent(
+    store: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = folder_of(tmp_path / "h/whole", store, "beside")
+    text = (whole.path / "run.json").read_text()
+    damaged = {
+        "cut": text[: len(text) // 2],
+        "empty": "",
+        "foreign": '{"name": "another program"}',
+        "list": "[1, 2]",
+        "number": text.replace('"started_ms": ', '"started_ms": "late", "old": '),
+        "types": json.dumps(json.loads(text) | {"started_ms": None}),
+        "binary": "\0\1",
+    }
+    for name, content in damaged.items():
+        (tmp_path / "h" / name).mkdir()
+        (tmp_path / "h" / name / "run.json").write_text(content)
+    (tmp_path / "h/folder/run.json").mkdir(parents=True)
+    table = folder_of(tmp_path / "h/table", store, "no-table")
+    table.records.write_bytes(b"PAR1")
+    assert sync([f"folder={tmp_path}/h"]) == 3
+    told = capsys.readouterr().err.splitlines()
+    for name in (*damaged, "folder", "table"):
+        assert sum(f"h/{name}" in line for line in told) == 1, name
+    assert told[-1] == "1 sent, 9 could not be sent"
+    check_whole(store, "beside")
+
+
+def test_a_process_that_died_before_its_first_sample_leaves_a_killed_run_without_records(
+    store: Destination, tmp_path: Path
+) -> None:
+    made = RunFolder.begin(tmp_path / "0", store, "early", {"seed": 1}, {}, traces=0)
+    announce(made)
+    made.journal.touch()
+    made.records.write_bytes(b"PAR1")  # as a file of records begins
+    made.change(process=replace(Process.this(), started_unix_s=1.0))
+    assert sync([f"folder={tmp_path}"]) == 0
+    (run,) = find_runs(store, "attributes.run_name = 'early'")
+    assert run.status == "KILLED"
+
+
+def test_a_job_that_its_sweep_measured_again_is_not_sent(
+    store: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tags = {"mlflow.parentRunId": "p", "fourstage.identity": "i", "fourstage.settings_hash": "s"}
+    lost = RunFolder.begin(tmp_path / "lost", store, "lost", {}, tags, traces=0)
+    journal = Journal(lost.journal)
+    journal.append(RECORDS[0])
+    journal.close()
+    lost.change(process=replace(Process.this(), started_unix_s=1.0))
+    again = RunFolder.begin(tmp_path / "again", store, "again", {}, tags, traces=0)
+    again.end("FINISHED")
+    deliver(again)
+    assert sync([f"folder={tmp_path}"]) == 0
+    assert f"its sweep measured this job again, as run {again.state.run_id}" in capsys.readouterr().err
+    assert [run.name for run in children_of(store, "p")] == ["again"]
+
+
+def test_a_folder_whose_run_goes_on_in_another_process_is_not_taken(store: Destination, tmp_path: Path) -> None:
+    made = RunFolder.begin(tmp_path, store, "busy", {}, {}, traces=0)
+    parent = psutil.Process(os.getppid())
+    made.change(process=Process(platform.node(), parent.pid, parent.create_time()))
+    with pytest.raises(UserError, match="is the folder of busy, which still runs in"):
+        RunFolder.begin(tmp_path, store, "second", {}, {}, traces=0)
+    assert RunFolder.open(tmp_path).state.name == "busy"
 
 
 WRITE = """
