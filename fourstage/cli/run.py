@@ -22,13 +22,13 @@ from fourstage.config.compose import (
     NUMBER,
     as_tree,
     check_command_line,
-    conf_folder,
     from_hydra,
     hydras_word,
     overrides_of,
     share_plugins_settings,
     with_own_studies,
 )
+from fourstage.plugins import conf_folder
 from fourstage.runs.session import FAILED, INTERRUPTED, TERMINATED, UNUSABLE, Job, Kept, Terminated, run_job, say
 from fourstage.stages import UserError
 

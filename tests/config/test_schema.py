@@ -10,8 +10,9 @@ import pytest
 
 from fourstage.cli.run import main
 from fourstage.config import schema as settings
-from fourstage.config.compose import check_command_line, compose, conf_folder
+from fourstage.config.compose import check_command_line, compose
 from fourstage.config.schema import SettingError
+from fourstage.plugins import conf_folder
 
 FILES = [path for path in conf_folder().glob("*/*.yaml") if path.parent.name != "experiments"]  # see test_studies.py
 OPTIONS = sorted((path.parent.name, path.stem) for path in FILES)

@@ -1,0 +1,18 @@
+"""chrF (Popović 2015, sacrebleu's implementation), 0 to 100: the F-score of character n-grams.
+
+It has no tokenizer of its own to disagree about.
+
+    score("A red car.", "A red van.")     # 74.0
+"""
+
+from __future__ import annotations
+
+from fourstage.lazy import lazy
+
+metrics = lazy("sacrebleu.metrics")
+
+
+def score(output: str, reference: str) -> float:
+    """How near one answer is to its reference; 100: the same."""
+    found: float = metrics.CHRF().sentence_score(output, [reference]).score
+    return found
