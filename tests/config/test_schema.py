@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from fourstage import plugins
 from fourstage.cli.run import main
 from fourstage.config import schema as settings
 from fourstage.config.compose import check_command_line, compose
@@ -104,7 +105,10 @@ def test_a_slip_in_one_value_of_a_sweep_is_told_before_any_job(capsys: pytest.Ca
             ["protocol=strict", "protocol.max_repeats=2"],
             "protocol.max_repeats=2: protocol.target_half_width needs rounds",
         ),
-        (["model=videollava", "weights=pretrained", "weights.vision_tower=x"], "weights.vision_tower is EventGPT's"),
+        (
+            ["model=videollava", "weights=pretrained", "weights.vision_tower=x"],
+            "weights.vision_tower=x: videollava has its tower in the checkpoint",
+        ),
         (["dataset=eventgpt_json"], "dataset.root is missing: give dataset.root=<value>"),
         (["tracking=server"], "tracking.uri is missing"),
         (["generation=fixed", "num_beams=2"], "stop=fixed with num_beams>1"),
@@ -166,13 +170,18 @@ def test_what_every_run_has_is_not_in_its_name() -> None:
     assert named() == "eventgpt-demo-fp32-T0.6"
     assert named("model=videollava", "generation=greedy") == "videollava-demo-fp32-greedy"
     assert named("generation=fixed", "weights=random") == "eventgpt-random-fp32-greedy-fixed128"
-    for key, value in settings.UNSAID.items():
-        trees = [composed(*overrides) for overrides in
-                 ((), ("model=videollava",), ("weights=random",), ("weights=pretrained",),
-                  ("dataset=eventgpt_json", "dataset.root=x"))]  # fmt: skip
-        found = [flat[key] for flat in map(settings.flatten, trees) if key in flat]
-        assert found, key
-        assert set(found) == {value}, key
+    for overrides in ((), ("model=videollava",), ("weights=random",), ("weights=pretrained",),
+                      ("dataset=eventgpt_json", "dataset.root=x")):  # fmt: skip
+        tree = composed(*overrides)
+        unsaid = settings._unsaid(settings.check(tree))
+        flat = settings.flatten(tree)
+        assert {key: flat[key] for key in unsaid if key in flat} == {key: unsaid[key] for key in unsaid if key in flat}
+
+
+@pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in plugins.CHOSEN])
+def test_the_files_of_conf_give_the_defaults_of_the_settings(group: str, option: str) -> None:
+    given = ["dataset.root=???"] if option == "eventgpt_json" else []
+    assert compose([f"{group}={option}", *given])[group] == settings.defaults(group, option)
 
 
 @pytest.mark.parametrize(

@@ -67,5 +67,5 @@ def test_greedy_ids_from_the_mp4_itself_are_the_references(
 
 def test_sizes_and_token_ids_come_from_the_checkpoint(pipeline: VideoLlava) -> None:
     assert pipeline.tokens_per_image == (224 // 56) ** 2 + 1
-    assert pipeline.video_id == 2001
+    assert pipeline.placeholder_id == 2001
     assert pipeline.image_processor.crop_size["height"] == 224
