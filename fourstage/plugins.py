@@ -84,11 +84,12 @@ def _locations(kind: str) -> dict[str, str | EntryPoint]:
         shipped = [module.name for module in pkgutil.iter_modules(import_module(package).__path__)]
     found: dict[str, str | EntryPoint] = {name: f"{package}.{name}" for name in shipped}
     for point in sorted(entry_points(group=KINDS[kind].entry_points), key=lambda point: point.name):
-        if point.name in found and found[point.name] != point:
-            other = found[point.name]
+        taken = found.get(point.name)
+        used_by = taken.value if isinstance(taken, EntryPoint) else taken
+        if used_by not in (None, point.value):
             raise UserError(
-                f"two {kind}s are called {point.name!r}: {other if isinstance(other, str) else other.value} and "
-                f"{point.value} of {_distribution(point)}; uninstall one of them"
+                f"two {kind}s are called {point.name!r}: {used_by} and {point.value} of {_distribution(point)}; "
+                "uninstall one of them"
             )
         found[point.name] = point
     return found

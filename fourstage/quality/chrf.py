@@ -7,6 +7,9 @@ It has no tokenizer of its own to disagree about.
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 from fourstage.lazy import lazy
 
 metrics = lazy("sacrebleu.metrics")
@@ -14,5 +17,10 @@ metrics = lazy("sacrebleu.metrics")
 
 def score(output: str, reference: str) -> float:
     """How near one answer is to its reference; 100: the same."""
-    found: float = metrics.CHRF().sentence_score(output, [reference]).score
+    found: float = _metric().sentence_score(output, [reference]).score
     return found
+
+
+@cache
+def _metric() -> Any:
+    return metrics.CHRF()
