@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from fourstage import plugins
 from fourstage.cli.run import main
@@ -180,8 +181,8 @@ def test_what_every_run_has_is_not_in_its_name() -> None:
 
 @pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in plugins.CHOSEN])
 def test_the_files_of_conf_give_the_defaults_of_the_settings(group: str, option: str) -> None:
-    given = ["dataset.root=???"] if option == "eventgpt_json" else []
-    assert compose([f"{group}={option}", *given])[group] == settings.defaults(group, option)
+    written = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
+    assert written == settings.defaults(group, option)
 
 
 @pytest.mark.parametrize(
@@ -223,3 +224,21 @@ def test_a_sweeps_runs_are_named_by_what_it_varied() -> None:
     both = {"seed": "1", "dataset.seed": "2"}
     assert settings.default_run_name(settings.check(composed()), both).endswith("-seed=1-dataset.seed=2")
     assert settings.name_of_varied(both) == "seed=1-dataset.seed=2"
+
+
+def test_settings_are_read_back_from_a_runs_params() -> None:
+    tree = composed("model.max_span_us=null", "model.event_images=7", "dataset.seconds=0.5")
+    params = {key: str(value) for key, value in settings.flatten(tree).items()}
+    config = settings.check(tree)
+    for group in plugins.CHOSEN:
+        assert settings.from_params(group, params) == getattr(config, group)
+
+
+def test_a_run_of_an_earlier_version_gives_the_default_of_a_setting_that_it_did_not_have() -> None:
+    assert (
+        settings.from_params("model", {"model.name": "eventgpt", "model.event_images": "3"}).mp4_folder == "event_mp4"
+    )
+    with pytest.raises(SettingError, match=r"dataset\.root is missing"):
+        settings.from_params("dataset", {"dataset.name": "eventgpt_json"})
+    with pytest.raises(SettingError, match=r"model\.frames='many': expected a whole number"):
+        settings.from_params("model", {"model.name": "videollava", "model.frames": "many"})
