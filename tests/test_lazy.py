@@ -33,3 +33,4 @@ def test_resolving_a_module_imports_what_it_took_and_the_names_that_it_listed(he
     user.__dict__["heavy"] = lazy(heavy, "late")
     resolve(user)
     assert vars(sys.modules[heavy])["late"] == 4
+    assert vars(user)["heavy"] is sys.modules[heavy]
