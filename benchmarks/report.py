@@ -17,10 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from fourstage.models.shapes import LanguageModel, Linear, Shapes, VisionTower
 from fourstage.records.summary import summarise_run
 from fourstage.records.table import schema
 from fourstage.trust.checks import Evidence, Expected, check_run
-from fourstage.trust.roofline import LanguageModel, Linear, Peaks, Shapes, VisionTower, run_shares
+from fourstage.trust.roofline import Peaks, run_shares
 
 KEYS = 5000  # different samples; the rest are repeats
 STEPS = 63  # decode steps of the longest answer

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from fourstage.config.schema import DemoWeights, EventGPTSettings, PretrainedWeights, VideoLlavaSettings
+from fourstage.config.schema import DemoWeights, PretrainedWeights
+from fourstage.models import eventgpt, videollava
 
-EVENTGPT = EventGPTSettings("eventgpt", "auto", 5, 100_000)
-VIDEOLLAVA = VideoLlavaSettings("videollava", "auto", 8, "linspace")
+EVENTGPT = eventgpt.Settings()
+VIDEOLLAVA = videollava.Settings()
 DEMO = DemoWeights("demo", 0)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fourstage.config.compose import conf_folder
+from fourstage.plugins import conf_folder
 
 ROOT = Path(__file__).parents[1]
 

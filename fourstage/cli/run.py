@@ -26,7 +26,6 @@ from fourstage.config.compose import (
     as_written,
     check_command_line,
     check_working_folder,
-    conf_folder,
     from_hydra,
     hydras_word,
     overrides_of,
@@ -35,6 +34,7 @@ from fourstage.config.compose import (
 )
 from fourstage.credentials import take_out
 from fourstage.paths import shortened
+from fourstage.plugins import conf_folder
 from fourstage.runs.session import FAILED, INTERRUPTED, TERMINATED, UNUSABLE, Job, Kept, Terminated, run_job, say
 from fourstage.stages import UserError
 from fourstage.text import prepare_output, printable, say_traceback

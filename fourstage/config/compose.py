@@ -16,12 +16,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import fourstage
+from fourstage import plugins
 from fourstage.config import schema as settings
 from fourstage.config import studies
 from fourstage.config.schema import SettingError
 from fourstage.credentials import keep
 from fourstage.paths import shortened, too_long
+from fourstage.plugins import conf_folder
 from fourstage.text import is_storable
 
 MOST_JOBS = 100_000  # of a sweep
@@ -54,13 +55,6 @@ def as_tree(cfg: Any, without: Sequence[str] = ()) -> dict[str, Any]:
     if isinstance(uri := (tree.get("tracking") or {}).get("uri"), str):
         tree["tracking"]["uri"] = keep(uri)
     return {str(key): value for key, value in tree.items()}
-
-
-def conf_folder() -> Path:
-    """`conf/`: inside the package when installed, beside it in a checkout."""
-    package = Path(fourstage.__file__).parent
-    inside = package / "conf"
-    return inside if inside.is_dir() else package.parent / "conf"
 
 
 def check_command_line(argv: Sequence[str]) -> None:
@@ -214,7 +208,23 @@ def share_plugins_settings() -> None:
     """
     from hydra.core.config_store import ConfigStore
 
+    offer_plugins()
     ConfigStore.__deepcopy__ = lambda self, memo: self
+
+
+def offer_plugins() -> None:
+    """Let Hydra compose what has no file in `conf/`: models, dataset formats and engines of other packages.
+
+    They compose to their settings' defaults, and so complete and are listed by `--help` like the files.
+    """
+    from hydra.core.config_store import ConfigStore
+
+    for group, kind in (*((kind, kind) for kind in plugins.CHOSEN), ("generation", "model")):
+        for name in plugins.names(kind):
+            if not (conf_folder() / group / f"{name}.yaml").is_file():
+                package = "_global_" if group == "generation" else None
+                node = settings.defaults(group, name)
+                ConfigStore.instance().store(name, node, group, package, provider="fourstage")
 
 
 def quoted_word(text: str) -> str:

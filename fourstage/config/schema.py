@@ -1,7 +1,8 @@
 """The schema of `conf/`: every setting, its type and range, and every message about a setting that is wrong.
 
 It knows plain dictionaries only, neither Hydra nor torch, so that a slip is told before anything heavy is
-imported. One dataclass per option of a group; `name` says which.
+imported. One dataclass per option of a group; `name` says which. The settings of a model, a dataset format or an
+engine are in its own file (`plugins.py`): here is only what all of a kind have in common.
 
     config = check(tree)                               # a composed configuration → Config, or SettingError
     check_override("temprature", "0.2", conf_folder)   # SettingError: unknown setting 'temprature'; did you …
@@ -15,13 +16,15 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from fourstage import plugins
 from fourstage.paths import path_of, shortened
-from fourstage.stages import Sampling, UserError
+from fourstage.stages import Media, Sample, Sampling, UserError
 from fourstage.text import is_storable, one_line
 
 
@@ -61,20 +64,10 @@ FilePath = Annotated[str, PATH]
 
 
 @dataclass(frozen=True)
-class EventGPTSettings:
-    name: Literal["eventgpt"]
-    source: Literal["auto", "png", "images", "npy", "mp4"]
-    event_images: Annotated[int, Range(1, 64)]
-    max_span_us: Annotated[int, Range(1)] | None
-    mp4_folder: Literal["event_mp4", "mp4"] = "event_mp4"
+class Plugin:
+    """Marks a setting whose options are plugins of this kind (`plugins.KINDS`)."""
 
-
-@dataclass(frozen=True)
-class VideoLlavaSettings:
-    name: Literal["videollava"]
-    source: Literal["auto", "mp4", "images"]
-    frames: Annotated[int, Range(1, 64)]
-    frame_rule: Literal["linspace", "arange", "head"]
+    kind: str
 
 
 @dataclass(frozen=True)
@@ -102,36 +95,72 @@ Weights = DemoWeights | RandomWeights | PretrainedWeights
 
 
 @dataclass(frozen=True)
-class DemoDatasetSettings:
-    name: Literal["demo"]
-    cache: FilePath
-    samples: Annotated[int, Range(1, 100_000)]
-    seconds: Annotated[float, Range(0.2, 60)]
-    width: Annotated[int, Range(64, 4096)]
-    height: Annotated[int, Range(64, 4096)]
-    fps: Annotated[int, Range(1, 240)]
-    seed: Annotated[int, Range(0, MOST)]
-    limit: Annotated[int, Range(1)] | None
-    max_sample_bytes: Annotated[int, Range(1, MOST)]
-    question: str
-    hash: Literal["content", "stat"]
+class ModelSettings(ABC):
+    """What all models' settings have in common: which files of a sample a model reads, and how (stage 1).
+
+    A model's own are `Settings` in its file, each field with conf/'s value as its default; a field without one must
+    be given on the command line.
+    """
+
+    name: str
+    # a checkpoint without its vision tower needs weights.vision_tower
+    separate_tower: ClassVar[bool] = False
+    # what a report calls the images that the model sees
+    pictures: ClassVar[str] = "images"
+    # the published sampling, where there is no conf/generation/<name>.yaml
+    sampling: ClassVar[Sampling] = Sampling(temperature=0.0, top_p=1.0, top_k=50, max_new_tokens=512)
+
+    @abstractmethod
+    def read(self, sample: Sample) -> Media:
+        """Disk → uint8 images. Raises SampleError where the sample cannot be read."""
+
+    @abstractmethod
+    def files(self, sample: Sample) -> list[Path]:
+        """The files that `read` opens, unread."""
+
+    @abstractmethod
+    def read_file(self, path: Path, max_bytes: int) -> Media:
+        """As `read`, of one file or folder outside a dataset, within `max_bytes` decoded."""
+
+    @property
+    @abstractmethod
+    def image_count(self) -> int:
+        """How many images of a sample reach the model."""
+
+    @property
+    @abstractmethod
+    def media_sources(self) -> tuple[str, ...]:
+        """What `Media.source` can be under these settings."""
+
+    def check(self, weights: Weights) -> None:
+        """Raise SettingError for settings of the weights that this model does not have."""
+        if isinstance(weights, PretrainedWeights) and weights.vision_tower and not self.separate_tower:
+            raise SettingError(f"weights.vision_tower={weights.vision_tower}: {self.name} has its tower in the "
+                               "checkpoint; leave it out")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class JsonDatasetSettings:
-    name: Literal["eventgpt_json"]
-    root: FilePath
-    file: FilePath
-    limit: Annotated[int, Range(1)] | None
-    max_sample_bytes: Annotated[int, Range(1, MOST)]
-    question: str
-    hash: Literal["content", "stat"]
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """What all dataset formats' settings have in common; a format's own are `Settings` in its file."""
+
+    name: str
+    limit: Annotated[int, Range(1)] | None = None
+    max_sample_bytes: Annotated[int, Range(1, MOST)] = 2 * 1024**3
+    question: str = "What are the key elements in this scene?"
+    hash: Literal["content", "stat"] = "content"
+
+    @property
+    def label(self) -> str:
+        """What a run's name says of the dataset; "": nothing."""
+        return self.name
 
 
 @dataclass(frozen=True)
 class EngineSettings:
-    name: Literal["eager"]
-    attention: Literal["sdpa", "eager"]
+    """What all engines' settings have in common; an engine's own are `Settings` in its file."""
+
+    name: str
+    attention: Literal["sdpa", "eager"] = "sdpa"
 
 
 @dataclass(frozen=True)
@@ -174,11 +203,11 @@ class SweepSettings:
 class Config:
     """A run, whole: what was composed is what is used, all of it."""
 
-    model: EventGPTSettings | VideoLlavaSettings
+    model: Annotated[ModelSettings, Plugin("model")]
     weights: Weights
-    dataset: DemoDatasetSettings | JsonDatasetSettings
+    dataset: Annotated[DatasetSettings, Plugin("dataset")]
     precision: Literal["fp32", "bf16", "fp16"]
-    engine: EngineSettings
+    engine: Annotated[EngineSettings, Plugin("engine")]
     protocol: ProtocolSettings
     tracking: TrackingSettings
     temperature: Annotated[float, Range(0, 100)]
@@ -224,12 +253,7 @@ def check(tree: Mapping[str, Any]) -> Config:
             f"protocol.max_repeats={protocol.max_repeats}: protocol.target_half_width needs rounds beyond "
             f"protocol.repeats={protocol.repeats}; raise it"
         )
-    if (
-        isinstance(config.weights, PretrainedWeights)
-        and config.weights.vision_tower
-        and config.model.name != "eventgpt"
-    ):
-        raise SettingError(f"weights.vision_tower is EventGPT's; {config.model.name} has its tower in the checkpoint")
+    config.model.check(config.weights)
     device = config.device.partition(":")
     if device[0] not in ("auto", "cpu", "cuda", "mps") or (device[1] and not device[2].isdigit()):
         raise SettingError(f"device={config.device!r}: expected auto, cpu, cuda, cuda:N or mps")
@@ -245,17 +269,17 @@ def typed(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
     }
 
 
-def dataset_settings(tree: Mapping[str, Any]) -> DemoDatasetSettings | JsonDatasetSettings:
+def dataset_settings(tree: Mapping[str, Any]) -> DatasetSettings:
     """The dataset of a composition whose other settings may be missing. Raises SettingError."""
     dataset = _value(typing.get_type_hints(Config, include_extras=True)["dataset"], tree["dataset"], "dataset")
-    assert isinstance(dataset, DemoDatasetSettings | JsonDatasetSettings)
+    assert isinstance(dataset, DatasetSettings)
     return dataset
 
 
 def check_override(key: str, value: Any, conf: Path) -> None:
     """Raise SettingError for one `key=value` of the command line: unknown key, unknown choice, bad value."""
     if key in GROUPS:
-        options = sorted(path.stem for path in (conf / key).glob("*.yaml"))
+        options = choices(key, conf)
         if value not in options:
             raise SettingError(f"unknown {key} {value!r}; {suggest(str(value), options)}")
         return
@@ -272,14 +296,72 @@ def check_override(key: str, value: Any, conf: Path) -> None:
     raise errors[0]
 
 
+def choices(group: str, conf: Path) -> list[str]:
+    """The options of a group: files of `conf`, and what other packages bring."""
+    found = {path.stem for path in (conf / group).glob("*.yaml")}
+    if group in plugins.CHOSEN:
+        found |= set(plugins.names(group))
+    if group == "generation":  # each model's published sampling
+        found |= set(plugins.names("model"))
+    return sorted(found)
+
+
+def defaults(group: str, name: str) -> dict[str, Any]:
+    """What an option of `model`, `dataset` or `engine` composes to: its defaults, `???` where there is none.
+
+    For `generation` it is the published sampling of the model of that name.
+    """
+    if group == "generation":
+        return asdict(plugins.find("model", name).Settings.sampling)
+    settings = {item.name: "???" if item.default is MISSING else item.default for item in _fields(group, name)}
+    return settings | {"name": name}
+
+
+def from_params(group: str, params: Mapping[str, str]) -> Any:
+    """The settings of a run's model, dataset or engine, from its params, which are texts.
+
+    A setting that an earlier version did not have takes its default. Raises SettingError for one that has none, and
+    for a value that is wrong by now; UserError for a plugin that is not installed here.
+    """
+    name = params.get(f"{group}.name", "")
+    kind = plugins.find(group, name).Settings
+    hints = typing.get_type_hints(kind, include_extras=True)
+    values = {}
+    for item in fields(kind):
+        key = f"{group}.{item.name}"
+        if key in params:
+            values[item.name] = _value(hints[item.name], _from_text(hints[item.name], params[key]), key)
+        elif item.default is MISSING:
+            raise SettingError(f"{key} is missing: the run does not say it")
+    return kind(**values)
+
+
+def _fields(group: str, name: str) -> tuple[Any, ...]:
+    return fields(plugins.find(group, name).Settings)
+
+
+def _from_text(hint: Any, text: str) -> Any:
+    """A value that `str` wrote."""
+    members = [typing.get_args(part)[0] if typing.get_origin(part) is Annotated else part for part in _members(hint)]
+    if text == "None" and type(None) in members:
+        return None
+    if bool in members and text in ("True", "False"):
+        return text == "True"
+    for kind in (int, float):
+        if kind in members:
+            try:
+                return kind(text)
+            except ValueError:  # told by the setting's own check
+                return text
+    return text
+
+
 def owner(key: str) -> str | None:
     """Which choice a setting belongs to where not every option of its group has it: `model=videollava`."""
     group, _, name = key.partition(".")
-    members = _groups(typing.get_type_hints(Config, include_extras=True).get(group))
-    owners = [
-        choice for member in members if name in [item.name for item in fields(member)] for choice in _names(member)
-    ]
-    return f"{group}={'|'.join(owners)}" if owners and len(members) > 1 else None
+    options = _options(typing.get_type_hints(Config, include_extras=True).get(group))
+    owners = [choice for choice, member in options.items() if name in [item.name for item in fields(member)]]
+    return f"{group}={'|'.join(owners)}" if owners and len(options) > 1 else None
 
 
 def is_text(key: str) -> bool:
@@ -323,15 +405,8 @@ def sweep_settings(tree: Mapping[str, Any]) -> tuple[SweepSettings, TrackingSett
 
 
 NAMED = ("model", "weights", "precision", "temperature", "generation")  # what every name says
-UNSAID = {  # what a name says only where it is another: conf/'s own values
-    "protocol.name": "standard", "device": "auto", "engine.attention": "sdpa", "batch_size": 1, "cache": "none",
-    "num_beams": 1, "top_p": 1.0, "top_k": 50, "max_new_tokens": 512, "seed": 0, "prompt": None,
-    "model.source": "auto", "model.event_images": 5, "model.max_span_us": 100_000, "model.mp4_folder": "event_mp4",
-    "model.frames": 8, "model.frame_rule": "linspace", "weights.seed": 0, "weights.size": "7b",
-    "weights.vision_tower": None, "dataset.limit": None, "dataset.samples": 4,
-    "dataset.seconds": 1.0, "dataset.width": 320, "dataset.height": 240, "dataset.fps": 20, "dataset.seed": 0,
-    "dataset.file": "EventGPT_Instruction_Subset.json",
-}  # fmt: skip
+# what a name does not say of a dataset: it changes no figure, or is long
+NEVER_SAID = ("dataset.cache", "dataset.hash", "dataset.question", "dataset.max_sample_bytes")
 MOST_OF_A_VALUE, MOST_OF_A_NAME = 24, 120  # letters
 
 
@@ -350,12 +425,29 @@ def default_run_name(config: Config, varied: Mapping[str, str] | None = None) ->
         return _cut("-".join([name, *_said({key: text for key, text in as_used.items() if key not in NAMED})]))
     if isinstance(config.weights, PretrainedWeights) and config.weights.path:
         name += f"-{_short(Path(config.weights.path).name)}"
-    if isinstance(config.dataset, JsonDatasetSettings):
-        name += f"-{_short(Path(config.dataset.root).expanduser().absolute().name or config.dataset.name)}"
-    unsaid = UNSAID | ({"max_new_tokens": config.max_new_tokens} if config.stop == "fixed" else {})
+    if label := config.dataset.label:
+        name += f"-{_short(label)}"
+    unsaid = _unsaid(config) | ({"max_new_tokens": config.max_new_tokens} if config.stop == "fixed" else {})
     other = {key: _in_a_name(flat[key]) for key, value in unsaid.items() if key in flat and flat[key] != value}
-    protocol = other.pop("protocol.name", "")
-    return _cut("-".join([name, *([_short(protocol)] if protocol else []), *_said(other)]))
+    words = [_short(other.pop(key)) for key in ("protocol.name", "engine.name") if key in other]
+    return _cut("-".join([name, *words, *_said(other)]))
+
+
+def _unsaid(config: Config) -> dict[str, Any]:
+    """What a name says only where it is another: conf/'s own values."""
+    of_group = {
+        group: {
+            f"{group}.{item.name}": item.default
+            for item in fields(getattr(config, group))
+            if item.name != "name" and item.default is not MISSING
+        }
+        for group in plugins.CHOSEN
+    }
+    found = {"protocol.name": "standard", "engine.name": "eager", "device": "auto", **of_group["engine"],
+             "batch_size": 1, "cache": "none", "num_beams": 1, "top_p": 1.0, "top_k": 50, "max_new_tokens": 512,
+             "seed": 0, "prompt": None, **of_group["model"], "weights.seed": 0, "weights.size": "7b",
+             "weights.vision_tower": None, **of_group["dataset"]}  # fmt: skip
+    return {key: value for key, value in found.items() if key not in NEVER_SAID}
 
 
 def name_of_varied(varied: Mapping[str, str]) -> str:
@@ -418,12 +510,15 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     """`value` as `hint` asks for it. Raises SettingError."""
     if value == "???":
         raise SettingError(f"{path} is missing: give {path}=<value>")
+    name = value.get("name") if isinstance(value, Mapping) else None
+    if plugin := _plugin(hint):
+        _check_name(name, plugins.names(plugin.kind), path)
+        return _build(plugins.find(plugin.kind, str(name)).Settings, value, f"{path}.")
     if groups := _groups(hint):
-        name = value.get("name") if isinstance(value, Mapping) else None
-        by_name = {choice: group for group in groups for choice in _names(group)}
-        if len(groups) > 1 and name not in by_name:
-            raise SettingError(f"unknown {path} {name!r}; {suggest(str(name), list(by_name))}")
-        return _build(by_name.get(str(name), groups[0]), value, f"{path}.")
+        options = _options(hint)
+        if len(groups) > 1:
+            _check_name(name, options, path)
+        return _build(options.get(str(name), groups[0]), value, f"{path}.")
     kind, *others = _members(hint)
     limits: Any = ANY
     if typing.get_origin(kind) is Annotated:
@@ -465,6 +560,11 @@ def _text(value: Any, path: str, limits: Any) -> str:
     return value
 
 
+def _check_name(name: Any, known: Iterable[str], path: str) -> None:
+    if name not in known:
+        raise SettingError(f"unknown {path} {name!r}; {suggest(str(name), list(known))}")
+
+
 def _fits(kind: type, value: Any) -> bool:
     """Whether `value` is of `kind`, as YAML means it: true is no number, 1 is one and a text too."""
     if kind is bool or isinstance(value, bool):
@@ -494,9 +594,18 @@ def suggest(found: str, known: list[str]) -> str:
     return f"there are {listed}"
 
 
-def _names(group: Any) -> tuple[str, ...]:
-    """The values that a group's `name` can have."""
-    return typing.get_args(typing.get_type_hints(group)["name"])
+def _plugin(hint: Any) -> Plugin | None:
+    """The mark of a setting whose options are plugins."""
+    marks = typing.get_args(hint)[1:] if typing.get_origin(hint) is Annotated else ()
+    return next((mark for mark in marks if isinstance(mark, Plugin)), None)
+
+
+def _options(hint: Any) -> dict[str, Any]:
+    """The dataclasses that a group of settings can be, by their `name`; {} where it is no group with options."""
+    if plugin := _plugin(hint):
+        return {name: plugins.find(plugin.kind, name).Settings for name in plugins.names(plugin.kind)}
+    by_name = {name: group for group in _groups(hint) for name in typing.get_args(typing.get_type_hints(group)["name"])}
+    return {name: group for name, group in by_name.items() if isinstance(name, str)}
 
 
 def _plain(hint: Any) -> Any:
@@ -519,10 +628,13 @@ def _leaves(kind: Any = Config, path: str = "") -> dict[str, list[Any]]:
     leaves: dict[str, list[Any]] = {}
     hints = typing.get_type_hints(kind, include_extras=True)
     for name in (item.name for item in fields(kind)):
-        groups = _groups(hints[name])
+        options = _options(hints[name]) if _plugin(hints[name]) else {}
+        groups = list(options.values()) or _groups(hints[name])
         for group in groups:
             for key, found in _leaves(group, f"{path}{name}.").items():
                 leaves.setdefault(key, []).extend(found)
+        if options:
+            leaves[f"{path}{name}.name"] = [Literal[tuple(options)]]
         if not groups:
             leaves.setdefault(f"{path}{name}", []).append(hints[name])
     return leaves

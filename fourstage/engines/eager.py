@@ -3,53 +3,68 @@
 It leaves out everything before the embeddings: no vision tower runs here. Prefill ends with the first call of
 `on_token`, each decode step with the next.
 
-    ids = generate(model, embeds, mask, sampling, eos_ids=(2,), pad_id=0, on_token=lambda: times.append(now()))
+    engine = Engine(Settings())
+    ids = engine.generate(model, embeds, mask, sampling, eos_ids=(2,), pad_id=0, on_token=lambda: times.append(now()))
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fourstage.config.schema import EngineSettings
 from fourstage.stages import MeasurementError, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-def generate(
-    model: Any,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    sampling: Sampling,
-    eos_ids: tuple[int, ...],
-    pad_id: int,
-    on_token: Callable[[], None],
-) -> Tensor:
-    """New token ids [batch, steps] after embeddings [batch, rows, hidden], left-padded where the mask is 0.
+@dataclass(frozen=True)
+class Settings(EngineSettings):
+    name: str = "eager"
 
-    `on_token` is called once the batch's next token is chosen, before the loop asks whether to stop.
-    Raises MeasurementError where `stop="fixed"` and another number of tokens came out.
-    """
-    import torch
-    from transformers import StoppingCriteria, StoppingCriteriaList
 
-    class Tick(StoppingCriteria):  # the loop's own place for code after each token, with and without beams
-        def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-            on_token()
-            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+class Engine:
+    """transformers' `generate()`."""
 
-    ids: Tensor = model.generate(
-        inputs_embeds=inputs_embeds,
-        attention_mask=attention_mask,
-        generation_config=generation_config(sampling, eos_ids, pad_id),
-        stopping_criteria=StoppingCriteriaList([Tick()]),
-    )
-    if sampling.stop == "fixed" and ids.shape[1] != sampling.max_new_tokens:
-        raise MeasurementError(
-            f"asked for exactly {sampling.max_new_tokens} tokens (stop=fixed) and {ids.shape[1]} were generated"
+    def __init__(self, settings: EngineSettings):
+        self.settings = settings
+
+    def generate(
+        self,
+        model: Any,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor,
+        sampling: Sampling,
+        eos_ids: tuple[int, ...],
+        pad_id: int,
+        on_token: Callable[[], None],
+    ) -> Tensor:
+        """New token ids [batch, steps] after embeddings [batch, rows, hidden], left-padded where the mask is 0.
+
+        `on_token` is called once the batch's next token is chosen, before the loop asks whether to stop.
+        Raises MeasurementError where `stop="fixed"` and another number of tokens came out.
+        """
+        import torch
+        from transformers import StoppingCriteria, StoppingCriteriaList
+
+        class Tick(StoppingCriteria):  # the loop's own place for code after each token, with and without beams
+            def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
+                on_token()
+                return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+        ids: Tensor = model.generate(
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            generation_config=generation_config(sampling, eos_ids, pad_id),
+            stopping_criteria=StoppingCriteriaList([Tick()]),
         )
-    return ids
+        if sampling.stop == "fixed" and ids.shape[1] != sampling.max_new_tokens:
+            raise MeasurementError(
+                f"asked for exactly {sampling.max_new_tokens} tokens (stop=fixed) and {ids.shape[1]} were generated"
+            )
+        return ids
 
 
 def generation_config(sampling: Sampling, eos_ids: tuple[int, ...], pad_id: int) -> Any:

@@ -1,8 +1,9 @@
 """What the pipelines share: the four stages around a model that differs in its reading, its prompt and its tower.
 
-A subclass says how a sample is read (`load`), how a question becomes token ids with a place for the media
-(`prompt_ids`), how pixels become features (`visual_features`) and how the two are spliced (`embed`). The rest,
-from CLIP preprocessing to left padding and detokenising, is here. The clock is not: see `loop.py`.
+A subclass defines how its weights are loaded (`from_weights`), how a question becomes token ids with placeholders for
+the media (`prompt_ids`), how pixels become features (`visual_features`) and how the two are joined (`embed`); its
+settings define how a sample is read. The rest, from CLIP preprocessing to left padding and detokenising, is here. The
+clock is not: see `measure/loop.py`.
 """
 
 from __future__ import annotations
@@ -12,14 +13,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from torch import Tensor, nn
+from fourstage.config.schema import Config, ModelSettings, PretrainedWeights, Weights
+from fourstage.engines import Engine, eager
+from fourstage.lazy import lazy
+from fourstage.models.checkpoint_files import check_hub_id
+from fourstage.models.reading import is_panic, local_folder
+from fourstage.models.shapes import Shapes, shapes_of
+from fourstage.stages import Features, Generation, Inputs, Media, Sample, SampleError, Sampling, UserError
 
-from fourstage.engines import eager
-from fourstage.models.reading import is_panic
-from fourstage.stages import Features, Generation, Inputs, Media, Sample, SampleError, Sampling
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+else:
+    torch = lazy("torch")
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,13 @@ class ModelFacts:
 class StagedPipeline(ABC):
     """A model in four stages (see `stages.Pipeline`)."""
 
-    placeholder: str  # where the media go in the prompt's text
-    settings: Any  # the choice of model: which files are read, how many images
+    placeholder: ClassVar[str]  # marks the media's position in the prompt's text
+    image_name: ClassVar[str] = "frame"  # what `fourstage.inspect` calls an image,
+    visual_name: ClassVar[str] = "visual_tokens"  # and what stage 3 makes of them
 
     def __init__(
         self,
+        settings: Any,
         model: Any,
         tokenizer: Any,
         image_processor: Any,
@@ -70,21 +80,57 @@ class StagedPipeline(ABC):
         pad_id: int,
         facts: ModelFacts,
     ):
+        self.settings = settings
         self.model, self.tokenizer, self.image_processor = model, tokenizer, image_processor
         self.eos_ids, self.pad_id = eos_ids, pad_id
         self.facts = facts
+        self.engine: Engine = eager.Engine(eager.Settings())
         self.vision_calls = 0
 
-    def use(self, settings: Any) -> None:
+    @classmethod
+    @abstractmethod
+    def from_weights(
+        cls,
+        settings: Any,
+        weights: Weights,
+        device: str,
+        precision: str,
+        attention: str,
+        prompt: str | None = None,
+    ) -> StagedPipeline:
+        """The model with the chosen weights on `device`, ready to measure.
+
+        `precision` is fp32, bf16 or fp16; `attention` is transformers' implementation. Raises UserError where the
+        weights do not fit, and where `prompt` is longer than the context, before tensors are read.
+        """
+
+    @classmethod
+    def preflight(cls, config: Config) -> None:
+        """Raise UserError for what cannot work, before a run is tracked and a model is loaded."""
+        weights = config.weights
+        path = weights.path if isinstance(weights, PretrainedWeights) else None
+        if path and not local_folder(path, "weights.path").is_dir():
+            check_hub_id(path)
+        if config.prompt is not None and cls.placeholder in config.prompt:
+            raise UserError(f"the prompt holds {cls.placeholder}, which marks the media's place: leave it out")
+
+    def use(self, settings: ModelSettings) -> None:
         """Read other files, or another number of images, with the same loaded model."""
         self.settings = settings
 
-    @abstractmethod
-    def load(self, sample: Sample) -> Media: ...
+    def load(self, sample: Sample) -> Media:
+        media: Media = self.settings.read(sample)
+        return media
 
-    @abstractmethod
     def load_file(self, path: Path, max_bytes: int) -> Media:
-        """Stage 1 on one place outside a dataset, within `max_bytes` decoded."""
+        """Stage 1 on one file or folder outside a dataset, within `max_bytes` decoded."""
+        media: Media = self.settings.read_file(path, max_bytes)
+        return media
+
+    def files(self, sample: Sample) -> list[Path]:
+        """What `load` would read of this sample."""
+        files: list[Path] = self.settings.files(sample)
+        return files
 
     @abstractmethod
     def prompt(self, question: str) -> str:
@@ -124,9 +170,21 @@ class StagedPipeline(ABC):
     def own_generate(self, input_ids: Tensor, pixel_values: Tensor, settings: Any) -> list[int]:
         """New ids of one prompt by the model's own `generate()`, from pixels."""
 
-    @abstractmethod
-    def files(self, sample: Sample) -> list[Path]:
-        """What `load` would read of this sample."""
+    def media_inputs(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        """One sample's pixels under the name and in the shape that the model's own `generate()` takes."""
+        return {"pixel_values": pixel_values}
+
+    def shapes(self) -> Shapes:
+        """The model's sizes, for the roofline; here of a model whose parts are named as in transformers' LLaVA.
+
+        Raises TypeError or AttributeError for another one: then a run has no shares of the device's limits.
+        """
+        inner = getattr(self.model, "model", None)
+        tower = getattr(inner, "video_tower", None) or getattr(inner, "vision_tower", None)
+        if inner is None or tower is None:
+            raise TypeError(f"{type(self).__name__} has no shapes: define shapes() in its file")
+        head = self.generator.get_output_embeddings()
+        return shapes_of(tower, inner.multi_modal_projector, inner.language_model, head)
 
     def check_question(self, question: str, images: int) -> None:
         """Raise SampleError for a question that cannot be asked: too long, or holding the placeholder itself."""
@@ -164,7 +222,7 @@ class StagedPipeline(ABC):
         with torch.inference_mode():
             rows = [self.embed(ids, visual) for ids, visual in zip(inputs.input_ids, features.visual, strict=True)]
             embeds, mask = left_pad(rows)
-            ids = eager.generate(self.generator, embeds, mask, sampling, self.eos_ids, self.pad_id, on_token)
+            ids = self.engine.generate(self.generator, embeds, mask, sampling, self.eos_ids, self.pad_id, on_token)
         token_ids = tuple(self._until_end(row, sampling) for row in ids.tolist())
         return Generation(
             token_ids=token_ids,

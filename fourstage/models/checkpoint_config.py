@@ -2,7 +2,7 @@
 
 Each key that is read has a type and a range here, and only these keys reach transformers: a file that is wrong is
 refused with its name, the key and what was expected, whatever a library would have made of it. What no range can
-say (does the model fit the tensors?) is asked by `weights.check_fit`.
+say (does the model fit the tensors?) is asked by `building.check_fit`.
 
     text = read_llama(config, "checkpoint/config.json")                      # LlamaConfig
     vision = read_clip(config["vision_config"], "…/config.json: vision_config")  # CLIPVisionConfig
@@ -11,13 +11,16 @@ say (does the model fit the tensors?) is asked by `weights.check_fit`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from transformers import CLIPVisionConfig, LlamaConfig
-from transformers.activations import ACT2FN
-
+from fourstage.lazy import lazy
 from fourstage.models.reading import reported, shown
 from fourstage.stages import UserError
+
+if TYPE_CHECKING:
+    from transformers import CLIPVisionConfig, LlamaConfig
+activations = lazy("transformers.activations")
+transformers = lazy("transformers", "CLIPVisionConfig", "LlamaConfig")
 
 WIDEST = 1 << 20  # values of one layer's output; the largest published models have 2^14 to 2^16
 LONGEST = 1 << 27  # tokens of a context or a vocabulary
@@ -67,7 +70,7 @@ def nullable(rule: Rule) -> Rule:
 
 FLAG = Rule("true or false", lambda v: isinstance(v, bool))
 TEXT = Rule("a text", lambda v: isinstance(v, str))
-ACTIVATION = Rule("the name of an activation of transformers", lambda v: isinstance(v, str) and v in ACT2FN)
+ACTIVATION = Rule("the name of an activation of transformers", lambda v: isinstance(v, str) and v in activations.ACT2FN)
 
 LLAMA = {
     "vocab_size": whole(1, LONGEST),
@@ -144,7 +147,7 @@ def read_llama(section: Mapping[str, Any], where: str) -> LlamaConfig:
     sizes = taken(section, LLAMA, where)
     rope = {"rope_type": "default", "rope_theta": float(sizes.pop("rope_theta", 10000.0))} | _rope(section, where)
     with reported(f"{where} describes no LLaMA that can be built"):
-        config = LlamaConfig(**sizes, **_token_ids(section, where), rope_parameters=rope)
+        config = transformers.LlamaConfig(**sizes, **_token_ids(section, where), rope_parameters=rope)
     heads, groups, width = config.num_attention_heads, config.num_key_value_heads, config.head_dim
     if heads % groups:
         raise UserError(f"{where}: num_attention_heads is {heads}, no multiple of num_key_value_heads {groups}")
@@ -166,7 +169,7 @@ def _rope(section: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _token_ids(section: Mapping[str, Any], where: str) -> dict[str, Any]:
-    last = section.get("vocab_size", LlamaConfig.vocab_size) - 1
+    last = section.get("vocab_size", transformers.LlamaConfig.vocab_size) - 1
     rules = {
         "pad_token_id": nullable(whole(-1, last)),
         "bos_token_id": nullable(whole(0, last)),
@@ -183,7 +186,7 @@ def end_rule(last: int) -> Rule:
 def read_clip(section: Mapping[str, Any], where: str) -> CLIPVisionConfig:
     """A vision tower."""
     with reported(f"{where} describes no CLIP that can be built"):
-        config = CLIPVisionConfig(**taken(section, CLIP, where))
+        config = transformers.CLIPVisionConfig(**taken(section, CLIP, where))
     if config.patch_size > config.image_size:
         raise UserError(f"{where}: patch_size is {config.patch_size}, larger than image_size {config.image_size}")
     return config

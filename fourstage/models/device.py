@@ -1,6 +1,6 @@
-"""The device that torch computes on, as `loop.py` needs it: its borders, its seed, its memory.
+"""The device that torch computes on: which one, in which precision, its borders, its seed, its memory.
 
-timing = Timing(TorchDevice("cuda"))
+timing = Timing(TorchDevice(choose_device("auto")))
 """
 
 from __future__ import annotations
@@ -8,6 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+
+from fourstage.models.building import dtype_of
+from fourstage.stages import UserError
 
 
 class TorchDevice:
@@ -49,3 +52,34 @@ class TorchDevice:
             return None
         lines = self._status.read_text().splitlines()
         return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
+
+
+def choose_device(device: str) -> str:
+    """`auto`: the first GPU where there is one, else the CPU. Raises UserError for a device that is not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        found = torch.cuda.device_count()
+        index = int(device.partition(":")[2] or 0)
+        if index >= found:
+            raise UserError(f"device={device}: {found} CUDA devices found; set device=cpu, or device=auto to choose")
+    return device
+
+
+def check_precision(precision: str, device: str) -> None:
+    """Raise UserError where `device` cannot compute in `precision`, before anything is loaded."""
+    if (
+        precision == "bf16"
+        and device.startswith("cuda")
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise UserError(f"precision=bf16: {torch.cuda.get_device_name(device)} has no bfloat16; use precision=fp16")
+    dtype = dtype_of(precision)
+    try:
+        probe = torch.ones(8, 8, dtype=dtype, device=device)
+        torch.nn.functional.layer_norm(probe @ probe, (8,))
+        torch.nn.functional.scaled_dot_product_attention(probe[None], probe[None], probe[None])
+    except RuntimeError as error:
+        raise UserError(
+            f"precision={precision}: {device} cannot compute in it ({error}); use precision=fp32"
+        ) from error

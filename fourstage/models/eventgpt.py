@@ -1,38 +1,58 @@
-"""EventGPT: event images → CLIP tower → projector → adaptor → spatio-temporal pooling → LLaMA.
+"""EventGPT: event images → text. Its settings, files, prompt, loading and sizes; its network is in
+`eventgpt_network.py`, which imports torch.
 
-What the published code computes (XduSyL/EventGPT, commit 4680549), on transformers' own CLIP and LLaMA:
+It reads checkpoints in the published layout (XduSyL/EventGPT, commit 4680549).
 
-    images [T, 3, S, S] → tower, last hidden state with CLS, no post-layernorm      [T, P+1, d_v]
-                        → two-layer projector, exact GELU                           [T, P+1, D]
-                        → feature adaptor, one linear layer, per image              [T, P+1, D]
-                        → temporal means over tokens, then spatial means over T     [T + P+1, D]
-                        → in the prompt's place of <event>
-
-It reads checkpoints in the published layout; it leaves out the training code and the paths that no released
-checkpoint takes (the query former, learned temporal embeddings).
-
-    pipeline = load_eventgpt(config.model, config.weights, device="cpu", precision="fp32", attention="sdpa")
+    pipeline = Model.from_weights(config.model, config.weights, device="cpu", precision="fp32", attention="sdpa")
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-import torch
-from torch import Tensor, nn
-from transformers import CLIPVisionConfig, CLIPVisionModel, LlamaConfig, LlamaForCausalLM
-
-from fourstage.config.schema import EventGPTSettings, PretrainedWeights, Weights
-from fourstage.data.media import event_files, read_event_file, read_event_images
-from fourstage.models import checkpoints as w
+from fourstage.config.schema import Config, ModelSettings, PretrainedWeights, Range, Weights
+from fourstage.lazy import lazy
+from fourstage.models import building
 from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.models.checkpoint_config import FLAG, TEXT, nullable, read_clip, read_llama, section_of, taken
+from fourstage.models.checkpoint_files import (
+    checkpoint_files,
+    checkpoint_hash,
+    from_hub,
+    read_checkpoint_config,
+    read_shapes,
+    read_tensors,
+)
+from fourstage.models.checkpoint_processors import (
+    check_vocabulary,
+    clip_processor,
+    end_ids,
+    pad_id,
+    read_processor,
+    read_tokenizer,
+)
 from fourstage.models.demo_tokenizer import demo_tokenizer
 from fourstage.models.reading import check_files, local_folder, read_json, reported, shown
+from fourstage.models.shapes import Shapes, shapes_of
 from fourstage.stages import Media, Sample, UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+    from transformers import CLIPVisionConfig, LlamaConfig
+
+    from fourstage.data import media
+    from fourstage.models import eventgpt_network as network
+    from fourstage.models.eventgpt_network import EventGPT
+else:
+    media = lazy("fourstage.data.media")
+    network = lazy("fourstage.models.eventgpt_network")
+    torch = lazy("torch")
+transformers = lazy("transformers", "CLIPVisionConfig")
 
 PROMPT = (
     "A chat between a curious human and an artificial intelligence assistant. The assistant gives helpful, "
@@ -43,72 +63,97 @@ EVENT_ID = -200  # stands where the event tokens go; never an id of the tokenize
 MAX_ROWS = 2048  # the published code cuts prompt and media to this many rows (hard-coded there)
 
 
-class EventGPT(nn.Module):
-    """The whole model: `encode` gives event tokens, `splice` puts them into a prompt, `generate` does all at once."""
+@dataclass(frozen=True)
+class Settings(ModelSettings):
+    """Which files of a sample are read, and how they become event images."""
 
-    def __init__(self, vision: CLIPVisionConfig, text: LlamaConfig):
-        super().__init__()
-        self.visual_tower = CLIPVisionModel(vision)
-        self.visual_projector = nn.Sequential(
-            nn.Linear(vision.hidden_size, text.hidden_size),
-            nn.GELU(),
-            nn.Linear(text.hidden_size, text.hidden_size),
-        )
-        self.feature_adaptor = nn.Linear(text.hidden_size, text.hidden_size)
-        self.language_model = LlamaForCausalLM(text)
+    name: str = "eventgpt"
+    source: Literal["auto", "png", "images", "npy", "mp4"] = "auto"
+    event_images: Annotated[int, Range(1, 64)] = 5
+    max_span_us: Annotated[int, Range(1)] | None = 100_000
+    mp4_folder: Literal["event_mp4", "mp4"] = "event_mp4"
+    separate_tower: ClassVar[bool] = True
+    pictures: ClassVar[str] = "event images"
 
-    def encode(self, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
-        """Per sample [T + P+1, D], from all samples' images [images, 3, S, S] in one call of the tower."""
-        hidden = self.visual_tower(pixel_values).last_hidden_state  # [images, P+1, d_v]
-        adapted = self.feature_adaptor(self.visual_projector(hidden))  # [images, P+1, D]
-        return tuple(pool(frames) for frames in adapted.split(list(images_per_sample)))
+    def read(self, sample: Sample) -> Media:
+        return media.read_event_images(sample, self.source, self.event_images, self.max_span_us, self.mp4_folder)
 
-    def splice(self, input_ids: Tensor, events: Tensor) -> Tensor:
-        """[rows, D]: the embeddings of ids [tokens] with `events` in place of EVENT_ID, at most MAX_ROWS."""
-        place = int((input_ids == EVENT_ID).nonzero()[0])
-        embed = self.language_model.get_input_embeddings()
-        return torch.cat([embed(input_ids[:place]), events, embed(input_ids[place + 1 :])])[:MAX_ROWS]
+    def files(self, sample: Sample) -> list[Path]:
+        return media.event_files(sample, self.source, self.mp4_folder)
 
-    def generate(self, input_ids: Tensor, pixel_values: Tensor, **options: Any) -> Tensor:
-        """New ids [1, steps] for one prompt [tokens] and its images [T, 3, S, S], unstaged."""
-        (events,) = self.encode(pixel_values, (len(pixel_values),))
-        embeds = self.splice(input_ids, events)[None]
-        mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
-        ids: Tensor = self.language_model.generate(inputs_embeds=embeds, attention_mask=mask, **options)
-        return ids
+    def read_file(self, path: Path, max_bytes: int) -> Media:
+        return media.read_event_file(path, self.event_images, self.max_span_us, max_bytes)
+
+    @property
+    def image_count(self) -> int:
+        return self.event_images
+
+    @property
+    def media_sources(self) -> tuple[str, ...]:
+        return {"auto": ("png", "npy"), "images": ("png",)}.get(self.source, (self.source,))
 
 
-def pool(frames: Tensor) -> Tensor:
-    """[T, P+1, D] → [T + P+1, D]: each image's mean over its tokens (CLS too), then each token's over images."""
-    return torch.cat([frames.mean(dim=1), frames.mean(dim=0)])
-
-
-class EventGPTPipeline(StagedPipeline):
+class Model(StagedPipeline):
     """EventGPT in four stages."""
 
+    settings: Settings
     model: EventGPT
     placeholder = PLACEHOLDER
+    image_name = "event_image"
+    visual_name = "spatio_temporal_tokens"
 
-    def __init__(self, settings: EventGPTSettings, **parts: Any):
-        super().__init__(**parts)
-        self.settings = settings
+    def __init__(self, settings: Settings, **parts: Any):
+        super().__init__(settings, **parts)
         self.count_vision_calls(self.model.visual_tower)
+
+    @classmethod
+    def preflight(cls, config: Config) -> None:
+        if isinstance(config.weights, PretrainedWeights):
+            checkpoint_folder(config.weights)
+        super().preflight(config)
+
+    @classmethod
+    def from_weights(
+        cls,
+        settings: Settings,
+        weights: Weights,
+        device: str,
+        precision: str,
+        attention: str,
+        prompt: str | None = None,
+    ) -> Model:
+        if isinstance(weights, PretrainedWeights):
+            return _load_published(settings, weights, device, precision, attention, prompt)
+        vision, text = architecture(weights.size)
+        tokenizer = demo_tokenizer()
+        model = _build(vision, text, device, precision, attention)
+        building.fill_random(model, weights.seed, std=building.RANDOM_STD[weights.size])
+        return cls(
+            settings,
+            model=model,
+            tokenizer=tokenizer,
+            image_processor=clip_processor(vision.image_size),
+            eos_ids=(2,),
+            pad_id=0,
+            facts=ModelFacts.read_off(
+                model,
+                attention,
+                f"random, {weights.size}, seed {weights.seed}",
+                building.parameters_hash(model),
+                MAX_ROWS,
+            ),
+        )
 
     @property
     def generator(self) -> Any:
         return self.model.language_model
 
-    def load(self, sample: Sample) -> Media:
-        settings = self.settings
-        return read_event_images(
-            sample, settings.source, settings.event_images, settings.max_span_us, settings.mp4_folder
+    def shapes(self) -> Shapes:
+        model: Any = self.model
+        head = self.generator.get_output_embeddings()
+        return shapes_of(
+            model.visual_tower, model.visual_projector, model.language_model.model, head, model.feature_adaptor
         )
-
-    def files(self, sample: Sample) -> list[Path]:
-        return event_files(sample, self.settings.source, self.settings.mp4_folder)
-
-    def load_file(self, path: Path, max_bytes: int) -> Media:
-        return read_event_file(path, self.settings.event_images, self.settings.max_span_us, max_bytes)
 
     def prompt(self, question: str) -> str:
         return PROMPT.format(question=question)
@@ -153,53 +198,22 @@ def prompt_rows(tokens: int, vision: CLIPVisionConfig, images: int) -> int:
     return tokens - 1 + images + patches(vision) + 1
 
 
-def load_eventgpt(
-    settings: EventGPTSettings,
-    weights: Weights,
-    device: str,
-    precision: str,
-    attention: str,
-    prompt: str | None = None,
-) -> EventGPTPipeline:
-    """EventGPT with the weights that were chosen, on `device`.
-
-    Raises UserError where they do not fit, and where `prompt` is longer than the context, before the long part.
-    """
-    if isinstance(weights, PretrainedWeights):
-        return _load_published(settings, weights, device, precision, attention, prompt)
-    vision, text = architecture(weights.size)
-    tokenizer = demo_tokenizer()
-    model = _build(vision, text, device, precision, attention)
-    w.fill_random(model, weights.seed, std=w.RANDOM_STD[weights.size])
-    return EventGPTPipeline(
-        settings,
-        model=model,
-        tokenizer=tokenizer,
-        image_processor=w.clip_processor(vision.image_size),
-        eos_ids=(2,),
-        pad_id=0,
-        facts=ModelFacts.read_off(
-            model, attention, f"random, {weights.size}, seed {weights.seed}", w.parameters_hash(model), MAX_ROWS
-        ),
-    )
-
-
 def architecture(size: str) -> tuple[CLIPVisionConfig, LlamaConfig]:
     """`tiny` for a CPU; `7b` as published: CLIP ViT-L/14-336 and Vicuna-7B v1.5, 7,079,684,096 parameters."""
     if size == "tiny":
-        return w.tiny_clip(), w.tiny_llama(len(demo_tokenizer()))
-    vision = CLIPVisionConfig(
+        return building.tiny_clip(), building.tiny_llama(len(demo_tokenizer()))
+    vision = transformers.CLIPVisionConfig(
         hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, image_size=336,
         patch_size=14, projection_dim=768,
     )  # fmt: skip
-    return vision, w.llama_7b(vocab_size=32000, rms_norm_eps=1e-5)
+    return vision, building.llama_7b(vocab_size=32000, rms_norm_eps=1e-5)
 
 
 def _build(vision: CLIPVisionConfig, text: LlamaConfig, device: str, precision: str, attention: str) -> EventGPT:
     vision._attn_implementation = attention
     text._attn_implementation = attention
-    model = w.build(lambda: EventGPT(vision, text), device, w.DTYPES[precision])
-    w.clear_generation_defaults(model.language_model)
+    model = building.build(lambda: network.EventGPT(vision, text), device, building.dtype_of(precision))
+    building.clear_generation_defaults(model.language_model)
     return model
 
 
@@ -217,28 +231,28 @@ def checkpoint_folder(weights: PretrainedWeights) -> Path:
 
 
 def _load_published(
-    settings: EventGPTSettings,
+    settings: Settings,
     weights: PretrainedWeights,
     device: str,
     precision: str,
     attention: str,
     prompt: str | None,
-) -> EventGPTPipeline:
+) -> Model:
     """A checkpoint in the published layout: `model_type: EventChat_llama`, the tower's weights inside."""
     folder = checkpoint_folder(weights)
-    config = w.read_checkpoint_config(folder, model_type="EventChat_llama", model="EventGPT")
+    config = read_checkpoint_config(folder, model_type="EventChat_llama", model="EventGPT")
     if "use_event_qformer" in config:
         raise UserError(f"{folder}/config.json has use_event_qformer: the published code has no such module")
-    files = w.checkpoint_files(folder)
-    shapes = w.read_shapes(files)
+    files = checkpoint_files(folder)
+    shapes = read_shapes(files)
     where = f"{folder}/config.json"
     rules = {"mm_visual_tower": nullable(TEXT), "mm_use_im_patch_token": FLAG, "mm_use_im_start_end": FLAG}
     own = taken(config, rules, where)
     text = read_llama(config, where)
     tower = _tower_folder(weights.vision_tower, own.get("mm_visual_tower"), folder)
     vision = _tower_config(tower)
-    w.check_fit(
-        lambda: EventGPT(vision, text),
+    building.check_fit(
+        lambda: network.EventGPT(vision, text),
         shapes,
         _published_key,
         folder,
@@ -248,23 +262,23 @@ def _load_published(
         },
     )
     tokenizer = _published_tokenizer(folder, own, text)
-    image_processor = w.read_processor(tower, vision.image_size)
-    eos_ids = w.end_ids(folder, text)
+    image_processor = read_processor(tower, vision.image_size)
+    eos_ids = end_ids(folder, text)
     context = min(text.max_position_embeddings, MAX_ROWS)
     if prompt is not None:
         with reported("the prompt cannot be tokenised"):
             ids = prompt_ids(tokenizer, prompt)
         check_rows(prompt_rows(len(ids), vision, settings.event_images), context, prompt)
     model = _build(vision, text, device, precision, attention)
-    w.fill_from(model, w.read_tensors(files), _published_key, folder)
-    return EventGPTPipeline(
+    building.fill_from(model, read_tensors(files), _published_key, folder)
+    return Model(
         settings,
         model=model,
         tokenizer=tokenizer,
         image_processor=image_processor,
         eos_ids=eos_ids,
-        pad_id=w.pad_id(text),
-        facts=ModelFacts.read_off(model, attention, str(folder), w.checkpoint_hash(files), context),
+        pad_id=pad_id(text),
+        facts=ModelFacts.read_off(model, attention, str(folder), checkpoint_hash(files), context),
     )
 
 
@@ -277,14 +291,14 @@ def _published_key(name: str) -> str:
 
 def _published_tokenizer(folder: Path, config: dict[str, Any], text: LlamaConfig) -> Any:
     """The folder's tokenizer with the tokens that its config.json says were added, in the published code's order."""
-    tokenizer = w.read_tokenizer(folder, config=text)  # transformers knows no EventChat_llama
+    tokenizer = read_tokenizer(folder, config=text)  # transformers knows no EventChat_llama
     added = ["<ev_patch>"] if config.get("mm_use_im_patch_token", True) else []
     added += ["<ev_start>", "<ev_end>"] if config.get("mm_use_im_start_end", False) else []
     missing = [token for token in added if token not in tokenizer.get_vocab()]
     # the published code gives <ev_patch> a random row where it has none, and no prompt holds it
     if missing and not (missing == ["<ev_patch>"] and len(tokenizer) == text.vocab_size):
         tokenizer.add_tokens(missing, special_tokens=True)
-    w.check_vocabulary(tokenizer, text.vocab_size, folder, padded=False)
+    check_vocabulary(tokenizer, text.vocab_size, folder, padded=False)
     return tokenizer
 
 
@@ -317,4 +331,4 @@ def _tower_folder(chosen: str | None, named: str | None, folder: Path) -> Path:
             f"{source} names the vision tower {shown(tower)}, and there is no such folder with a config.json; "
             f"{instead} (openai/clip-vit-large-patch14-336 for EventGPT-7b)"
         )
-    return Path(w.from_hub(tower, ("config.json", "preprocessor_config.json"), "weights.vision_tower=<folder>"))
+    return Path(from_hub(tower, ("config.json", "preprocessor_config.json"), "weights.vision_tower=<folder>"))

@@ -5,38 +5,33 @@ pipeline = load_pipeline(config)
 
 from __future__ import annotations
 
-from typing import Any
+import sys
 
 import torch
 from transformers.utils import logging
 
-from fourstage.config.schema import Config, EventGPTSettings, PretrainedWeights
+from fourstage import plugins
+from fourstage.config.schema import Config
+from fourstage.lazy import resolve
 from fourstage.models.base import StagedPipeline
-from fourstage.models.checkpoints import check_hub_id, check_precision, choose_device
-from fourstage.models.reading import local_folder
-from fourstage.stages import UserError
+from fourstage.models.device import check_precision, choose_device
+
+
+def import_libraries(config: Config) -> None:
+    """Import what the configuration's model, dataset format and engine use, so that no measurement contains it."""
+    chosen = (("model", config.model.name), ("dataset", config.dataset.name), ("engine", config.engine.name))
+    for kind, name in chosen:
+        resolve(plugins.find(kind, name))
+    for name, module in list(sys.modules.items()):
+        shared = name.startswith("fourstage.models.") and name.rpartition(".")[2] not in plugins.names("model")
+        if shared and module is not None:
+            resolve(module)
 
 
 def preflight(config: Config) -> None:
     """Raise UserError for what cannot work, before a run is tracked and a model is loaded."""
     check_precision(config.precision, choose_device(config.device))
-    weights = config.weights
-    if isinstance(config.model, EventGPTSettings):
-        from fourstage.models.eventgpt import PLACEHOLDER, checkpoint_folder
-
-        if isinstance(weights, PretrainedWeights):
-            checkpoint_folder(weights)
-    else:
-        from fourstage.models.videollava import PLACEHOLDER
-
-        if (
-            isinstance(weights, PretrainedWeights)
-            and weights.path
-            and not local_folder(weights.path, "weights.path").is_dir()
-        ):
-            check_hub_id(weights.path)
-    if config.prompt is not None and PLACEHOLDER in config.prompt:
-        raise UserError(f"the prompt holds {PLACEHOLDER}, which marks the media's place: leave it out")
+    plugins.find("model", config.model.name).Model.preflight(config)
 
 
 def load_pipeline(config: Config) -> StagedPipeline:
@@ -47,16 +42,13 @@ def load_pipeline(config: Config) -> StagedPipeline:
     torch.backends.cuda.enable_cudnn_sdp(False)
     device = choose_device(config.device)
     check_precision(config.precision, device)
-    options: dict[str, Any] = {
-        "device": device,
-        "precision": config.precision,
-        "attention": config.engine.attention,
-        "prompt": config.prompt,
-    }
-    if isinstance(config.model, EventGPTSettings):
-        from fourstage.models.eventgpt import load_eventgpt
-
-        return load_eventgpt(config.model, config.weights, **options)
-    from fourstage.models.videollava import load_videollava
-
-    return load_videollava(config.model, config.weights, **options)
+    pipeline: StagedPipeline = plugins.find("model", config.model.name).Model.from_weights(
+        config.model,
+        config.weights,
+        device=device,
+        precision=config.precision,
+        attention=config.engine.attention,
+        prompt=config.prompt,
+    )
+    pipeline.engine = plugins.find("engine", config.engine.name).Engine(config.engine)
+    return pipeline

@@ -18,7 +18,7 @@ import torch
 
 from fourstage.config.schema import Config
 from fourstage.models.base import StagedPipeline
-from fourstage.models.checkpoints import choose_device
+from fourstage.models.device import choose_device
 from fourstage.models.load import load_pipeline
 
 SHARE = 0.8  # of the memory that is free when the first model is loaded

@@ -1,40 +1,113 @@
-"""A loaded model's sizes, read off its parameters: what `roofline.py` counts bytes and operations from.
+"""A loaded model's sizes, read off its parameters: what `trust/roofline.py` counts bytes and operations from.
 
-    shapes = model_shapes(pipeline)
+    shapes = pipeline.shapes()
     shapes.kv_bytes_per_token                      # 524,288 for a LLaMA 7B in 16 bits
 
-Left out: Video-LLaVA's image tower, which no stage runs, and the table of embeddings, of which a token reads a row.
+Left out: towers that no stage runs, and the table of embeddings, of which a token reads a row.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
 
-from fourstage.models.base import StagedPipeline
-from fourstage.models.eventgpt import EventGPTPipeline
-from fourstage.models.videollava import VideoLlavaPipeline
-from fourstage.trust.roofline import LanguageModel, Linear, Shapes, VisionTower
+@dataclass(frozen=True)
+class Linear:
+    """One linear layer."""
+
+    inputs: int
+    outputs: int
+    bias: bool = True
+
+    @property
+    def parameters(self) -> int:
+        return self.outputs * (self.inputs + self.bias)
 
 
-def model_shapes(pipeline: StagedPipeline) -> Shapes:
-    """The sizes of a pipeline's model. Raises TypeError for a pipeline whose parts are not known here."""
-    model: Any = pipeline.model
-    adaptor: Linear | None = None
-    if isinstance(pipeline, EventGPTPipeline):
-        tower, projector, language = model.visual_tower, model.visual_projector, model.language_model.model
-        adaptor = _linear(model.feature_adaptor)
-    elif isinstance(pipeline, VideoLlavaPipeline):
-        inner = model.model
-        tower, projector, language = inner.video_tower, inner.multi_modal_projector, inner.language_model
-    else:
-        raise TypeError(f"{type(pipeline).__name__} has no shapes here; say in models/shapes.py where its parts are")
-    head = pipeline.generator.get_output_embeddings()
+@dataclass(frozen=True)
+class VisionTower:
+    """A CLIP vision tower: patches, a class token, layers of full attention and a two-layer MLP."""
+
+    layers: int  # that run: transformers runs all, also where the features of the last but one are taken
+    hidden: int
+    intermediate: int
+    tokens: int  # per image, with CLS
+    patch_inputs: int  # values of one patch: channels times its area
+    layer_vectors: int  # biases and norms of a layer, in values
+
+    @property
+    def layer_matrices(self) -> int:
+        """Parameters of a layer that enter products: query, key, value, output, and the MLP's two."""
+        return 4 * self.hidden**2 + 2 * self.hidden * self.intermediate
+
+    @property
+    def parameters(self) -> int:
+        """All of the tower's, whose embeddings are a product, the class token, the positions and two layer norms."""
+        outer = self.hidden * (self.patch_inputs + 1 + self.tokens + 2 * 2)
+        return outer + self.layers * (self.layer_matrices + self.layer_vectors)
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A LLaMA: causal attention with or without shared key-value heads, a gated MLP, a head onto the vocabulary."""
+
+    layers: int
+    hidden: int
+    intermediate: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    layer_vectors: int  # norms and biases of a layer, in values
+
+    @property
+    def layer_matrices(self) -> int:
+        """Parameters of a layer that enter products: query, key, value, output, and the MLP's three."""
+        return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads) + 3 * self.hidden * self.intermediate
+
+    @property
+    def parameters(self) -> int:
+        """What a forward pass reads: the layers, the last norm and the head, without the table of embeddings."""
+        return self.layers * (self.layer_matrices + self.layer_vectors) + self.hidden + self.vocab * self.hidden
+
+
+@dataclass(frozen=True)
+class Shapes:
+    """The sizes of a model from which its costs follow."""
+
+    vision: VisionTower
+    projector: tuple[Linear, ...]  # on every token of every image
+    adaptor: Linear | None  # likewise, after the projector
+    language: LanguageModel
+    bytes_per_value: int  # of weights, activations and KV cache alike
+
+    @property
+    def after_tower(self) -> tuple[Linear, ...]:
+        return self.projector if self.adaptor is None else (*self.projector, self.adaptor)
+
+    @property
+    def encoder_parameters(self) -> int:
+        return self.vision.parameters + sum(linear.parameters for linear in self.after_tower)
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        """A key and a value in each layer and key-value head."""
+        language = self.language
+        return 2 * language.layers * language.kv_heads * language.head_dim * self.bytes_per_value
+
+
+def shapes_of(tower: Any, projector: Any, language: Any, head: Any, adaptor: Any = None) -> Shapes:
+    """The sizes of a model from its parts, as transformers has them.
+
+    `tower`: a CLIPVisionModel or what is built like it; `projector`: a module whose linear layers see every token of
+    every image; `language`: a LlamaModel or what is built like it; `head`: its layer onto the vocabulary; `adaptor`: a
+    linear layer after the projector. Raises AttributeError for parts that are built otherwise.
+    """
     return Shapes(
         vision=_vision(tower),
-        projector=tuple(_linear(module) for module in projector.modules() if isinstance(module, nn.Linear)),
-        adaptor=adaptor,
+        projector=tuple(_linear(module) for module in projector.modules() if _is_linear(module)),
+        adaptor=None if adaptor is None else _linear(adaptor),
         language=_language(language, head),
         bytes_per_value=head.weight.element_size(),
     )
@@ -68,6 +141,10 @@ def _language(model: Any, head: Any) -> LanguageModel:
         vocab=head.out_features,
         layer_vectors=_vectors(layer),
     )
+
+
+def _is_linear(module: Any) -> bool:
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
 def _linear(module: Any) -> Linear:

@@ -14,18 +14,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fourstage.data.dataset import dataset_digest, read_dataset
-from fourstage.data.media import read_event_images, read_video_frames
-from fourstage.stages import Media, Sample, UserError
+from fourstage import plugins
+from fourstage.config.schema import from_params
+from fourstage.data.dataset import dataset_digest
+from fourstage.data.samples import read_samples
+from fourstage.stages import Sample, UserError
 
 if TYPE_CHECKING:
     from fourstage.stages import Image
 
 Params = Mapping[str, str]
-Pictures = dict[str, dict[str, tuple[bytes, ...]]]  # key → "event images" or "frames" → PNGs
+Pictures = dict[str, dict[str, tuple[bytes, ...]]]  # key → what a model calls them (`ModelSettings.pictures`) → PNGs
 HEIGHT = 96  # pixels
-KINDS = {"eventgpt": "event images", "videollava": "frames"}
-DEMO_FILE = "EventGPT_Instruction_Subset.json"  # of both datasets, unless dataset.file says otherwise
 
 
 def read_pictures(
@@ -35,14 +35,13 @@ def read_pictures(
 
     `runs` are params and dataset hash of each; of `roots` the first folder is taken that has the dataset.
     """
-    by_kind: dict[str, Params] = {}
-    for params, _ in runs:
-        if kind := KINDS.get(params.get("model.name", "")):
-            by_kind.setdefault(kind, params)
-    if not keys or not by_kind:
+    known = [(params, digest) for params, digest in runs if params.get("model.name") in plugins.names("model")]
+    if not keys or not known:
         return {}, "no pictures: the runs do not say what their models saw"
-    first, digest = next((params, digest) for params, digest in runs if params.get("model.name") in KINDS)
-    samples = _samples(first, digest, roots)
+    by_kind: dict[str, Params] = {}
+    for params, _ in known:
+        by_kind.setdefault(plugins.find("model", params["model.name"]).Settings.pictures, params)
+    samples = _samples(*known[0], roots)
     if isinstance(samples, str):
         return {}, f"no pictures of the samples: {samples}"
     found: Pictures = {}
@@ -52,7 +51,7 @@ def read_pictures(
             if key not in samples:
                 continue
             try:
-                media = _read(samples[key], kind, params)
+                media = from_params("model", params).read(samples[key])
                 pictures = tuple(map(_png, media.images))
             except Exception as error:  # a sample's own data may raise anything, and a report is made without it
                 faults.append(str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
@@ -71,26 +70,13 @@ def _samples(params: Params, digest: str, roots: Sequence[Path]) -> dict[str, Sa
             else "the runs do not say where their data lay"
         )
         return f"{tried}"
-    limit = params.get("dataset.limit", "None")
     try:
-        samples = read_dataset(root, params.get("dataset.file", DEMO_FILE), int(limit) if limit.isdigit() else None)
+        samples = read_samples(from_params("dataset", params), root)
     except UserError as error:
         return str(error)
     if dataset_digest(samples, params.get("dataset.hash", "content")) != digest:
         return f"the dataset in {root} is another one by now"
     return {sample.key: sample for sample in samples}
-
-
-def _read(sample: Sample, kind: str, params: Params) -> Media:
-    source = params.get("model.source", "auto")
-    if kind == "event images":
-        images = int(params.get("model.event_images", "5"))
-        span = params.get("model.max_span_us", "100000")
-        folder = params.get("model.mp4_folder", "event_mp4")
-        return read_event_images(sample, source, images, int(span) if span.isdigit() else None, folder)
-    return read_video_frames(
-        sample, source, int(params.get("model.frames", "8")), params.get("model.frame_rule", "linspace")
-    )
 
 
 def _png(image: Image) -> bytes:

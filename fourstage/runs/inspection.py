@@ -188,18 +188,15 @@ def _describe(
 
     from fourstage.screen import milliseconds
 
-    eventgpt = config.model.name == "eventgpt"
     named: list[tuple[str, str, Any]] = []  # stage, name, tensor or array
-    prefix = "event_image" if eventgpt else "frame"
-    named += [("load", f"{prefix}_{i}", image) for i, image in enumerate(media.images)]
-    pixels = inputs.pixel_values if eventgpt else inputs.pixel_values[None]
-    named.append(("preprocess", "pixel_values" if eventgpt else "pixel_values_videos", pixels))
+    named += [("load", f"{pipeline.image_name}_{i}", image) for i, image in enumerate(media.images)]
+    named += [("preprocess", name, pixels) for name, pixels in pipeline.media_inputs(inputs.pixel_values).items()]
     named.append(("preprocess", "input_ids", inputs.input_ids[0]))
     with _outputs(pipeline) as inner:
         pipeline.encode(inputs)
     named += [("encode", name, tensor) for name, tensor in inner.items()]
     visual = features.visual[0]
-    named.append(("encode", "spatio_temporal_tokens" if eventgpt else "visual_tokens", visual))
+    named.append(("encode", pipeline.visual_name, visual))
     with torch.inference_mode():
         embeds = pipeline.embed(inputs.input_ids[0], visual)
         prefill = pipeline.generator(inputs_embeds=embeds[None], use_cache=True)

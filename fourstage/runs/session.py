@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import fourstage
 from fourstage.config import schema as settings
-from fourstage.config.schema import Config, DemoDatasetSettings, JsonDatasetSettings
+from fourstage.config.schema import Config, DatasetSettings
 from fourstage.credentials import masked
 from fourstage.runs.identity import identify
 from fourstage.stages import Sample, SampleRecord, UserError
@@ -154,14 +154,7 @@ def _prepare(job: Job, config: Config, kept: Kept) -> _Prepared:
         kept.datasets[config.dataset] = samples, dataset_digest(samples, config.dataset.hash, say)
     samples, digest = kept.datasets[config.dataset]
     with signals_held():  # an exception inside a half-done import would leave it broken
-        _import_quickly(
-            "trust.evidence",
-            "screen",
-            "runs.resume",
-            "tracking.deliver",
-            "models.loaded",
-            f"models.{config.model.name}",
-        )
+        _import_quickly(config, "trust.evidence", "screen", "runs.resume", "tracking.deliver", "models.loaded")
         from fourstage.models.load import preflight
         from fourstage.models.loaded import KeptModels
         from fourstage.tracking.store import Destination
@@ -172,18 +165,21 @@ def _prepare(job: Job, config: Config, kept: Kept) -> _Prepared:
     return _Prepared(job, config, name, samples, identify(config, job.tree, digest), destination)
 
 
-def _import_quickly(*modules: str) -> None:
+def _import_quickly(config: Config, *modules: str) -> None:
     """Import what is heavy. Garbage is not looked for meanwhile, and what came in is never looked through again:
     it saves start-up a second, and samples the pauses that a full collection over it would put into a stage."""
     import gc
 
-    if all(f"fourstage.{module}" in sys.modules for module in modules):
-        return
+    imported = len(sys.modules)
     gc.disable()
     try:
         for module in modules:
             import_module(f"fourstage.{module}")
-        gc.freeze()
+        from fourstage.models.load import import_libraries
+
+        import_libraries(config)
+        if len(sys.modules) > imported:
+            gc.freeze()
     finally:
         gc.enable()
 
@@ -607,7 +603,7 @@ def _record(prepared: _Prepared, kept: Kept, folder: RunFolder, measuring: _Meas
     file = measuring.file or RecordFile(folder.records)
     file.close()
     checks = measuring.checks or [not_finished(outcome.status, file.count)]
-    root = Path(config.dataset.root) if isinstance(config.dataset, JsonDatasetSettings) else Path(config.dataset.cache)
+    root = prepared.samples[0].root
     folder.add_file("config.yaml", OmegaConf.to_yaml(OmegaConf.create(dict(prepared.job.tree))))
     if root not in kept.environments:
         kept.environments[root] = environment(root)
@@ -643,18 +639,11 @@ def read_samples(config: Config) -> list[Sample]:
     return read_dataset_of(config.dataset)
 
 
-def read_dataset_of(dataset: DemoDatasetSettings | JsonDatasetSettings) -> list[Sample]:
+def read_dataset_of(dataset: DatasetSettings) -> list[Sample]:
     """The samples of a dataset, with the same errors."""
-    from fourstage.data.dataset import read_dataset
+    from fourstage.data import samples
 
-    if isinstance(dataset, DemoDatasetSettings):
-        from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo
-
-        demo = DemoSettings(dataset.samples, dataset.seconds, dataset.width, dataset.height, dataset.fps, dataset.seed)
-        samples = read_dataset(make_demo(Path(dataset.cache), demo), JSON_NAME, dataset.limit)
-    else:
-        samples = read_dataset(Path(dataset.root), dataset.file, dataset.limit)
-    return [replace(sample, max_bytes=dataset.max_sample_bytes) for sample in samples]
+    return samples.read_samples(dataset)
 
 
 def _tags(prepared: _Prepared) -> dict[str, str]:
@@ -691,7 +680,7 @@ def _machine(config: Config) -> dict[str, str]:
 
     import torch
 
-    from fourstage.models.checkpoints import choose_device
+    from fourstage.models.device import choose_device
 
     device = choose_device(config.device)
     name = torch.cuda.get_device_name(device) if device.startswith("cuda") else device

@@ -12,18 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from fourstage.config.schema import Config, EventGPTSettings
+from fourstage.config.schema import Config
 from fourstage.measure.cache import uncached
 from fourstage.measure.loop import Planned
 from fourstage.measure.protocol import timing_of
 from fourstage.models.base import StagedPipeline
-from fourstage.models.shapes import model_shapes
+from fourstage.models.shapes import Shapes
 from fourstage.records.summary import tpot_over_context
 from fourstage.stages import SampleRecord
 from fourstage.trust.audits import Audits, run_audits
 from fourstage.trust.checks import Evidence, Expected
 from fourstage.trust.peaks import device_peaks
-from fourstage.trust.roofline import Peaks, Shapes, Shares, run_shares
+from fourstage.trust.roofline import Peaks, Shares, run_shares
 
 
 def gather(
@@ -40,7 +40,7 @@ def gather(
     }
     evidence = Evidence.read(records, **rest) if isinstance(records, Path) else Evidence.of(records, **rest)
     try:
-        shapes = model_shapes(uncached(pipeline))
+        shapes = uncached(pipeline).shapes()
     except (TypeError, AttributeError) as error:  # somebody's own model, whose parts are not known here
         return replace(evidence, no_shares=f"the model's shapes are not known: {error}")
     try:
@@ -51,18 +51,11 @@ def gather(
 
 def expected(config: Config, pipeline: StagedPipeline) -> Expected:
     """What the composed settings asked for, as far as records can show it."""
-    model = config.model
-    if isinstance(model, EventGPTSettings):
-        images, sources = model.event_images, ("png", "npy")
-        asked: str = "png" if model.source == "images" else model.source
-    else:
-        images, sources = model.frames, ("mp4", "images")
-        asked = model.source
     return Expected(
         precision=config.precision,
         dtype=pipeline.facts.dtype,
-        sources=sources if asked == "auto" else (asked,),
-        images=images,
+        sources=config.model.media_sources,
+        images=config.model.image_count,
         batch_size=config.batch_size,
         max_new_tokens=config.max_new_tokens,
         stop=config.stop,

@@ -26,7 +26,7 @@ from typing import Any
 import psutil
 import torch
 
-from fourstage.models.checkpoints import DTYPES
+from fourstage.models.building import DTYPES, dtype_of
 from fourstage.models.device import TorchDevice
 from fourstage.trust.roofline import Peaks
 
@@ -81,10 +81,10 @@ def measure_peaks(device: str, seconds_limit: float = 2.0, clock: Callable[[], f
     bench = _Bench(device, clock)
     bandwidths = _bandwidths(bench, _free_bytes(device) // FREE_SHARE, seconds_limit / 2)
     flops_per_s: dict[str, float] = {}
-    for name, dtype in DTYPES.items():
+    for name in DTYPES:
         budget_s = seconds_limit / 2 * (0.5 if name == "fp32" else 0.25)
         with suppress(RuntimeError, TypeError):  # a device without this dtype
-            flops_per_s[name] = _throughput(bench, dtype, budget_s)
+            flops_per_s[name] = _throughput(bench, dtype_of(name), budget_s)
     fp32 = flops_per_s["fp32"]
     if kind == "cuda":
         torch.cuda.empty_cache()  # the run's own peak of memory begins without these buffers

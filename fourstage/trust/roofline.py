@@ -13,8 +13,7 @@ activation functions, the embedding rows that are looked up (`hidden` values a t
     floor_s(cost, peaks, "bf16")                   # seconds
     run_shares(columns, records, shapes, peaks, "bf16").decode_mbu
 
-Whoever has the model reads `Shapes` off it (`models/shapes.py`); whoever has the device measures `Peaks`
-(`peaks.py`).
+A model's `Shapes` are read off it by `models/shapes.py`; a device's `Peaks` are measured by `peaks.py`.
 """
 
 from __future__ import annotations
@@ -25,95 +24,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fourstage.models.shapes import LanguageModel, Shapes
 from fourstage.records.columns import Codes, Columns, Floats, Ints
 from fourstage.stages import SampleRecord
 
 KINDS = ("encode", "prefill", "decode")
-
-
-@dataclass(frozen=True)
-class Linear:
-    """One linear layer."""
-
-    inputs: int
-    outputs: int
-    bias: bool = True
-
-    @property
-    def parameters(self) -> int:
-        return self.outputs * (self.inputs + self.bias)
-
-
-@dataclass(frozen=True)
-class VisionTower:
-    """A CLIP vision tower: patches, a class token, layers of full attention and a two-layer MLP."""
-
-    layers: int  # that run: transformers runs all, also where the features of the last but one are taken
-    hidden: int
-    intermediate: int
-    tokens: int  # per image, with CLS
-    patch_inputs: int  # values of one patch: channels times its area
-    layer_vectors: int  # biases and norms of a layer, in values
-
-    @property
-    def layer_matrices(self) -> int:
-        """Parameters of a layer that enter products: query, key, value, output, and the MLP's two."""
-        return 4 * self.hidden**2 + 2 * self.hidden * self.intermediate
-
-    @property
-    def parameters(self) -> int:
-        """All of the tower's, whose embeddings are a product, the class token, the positions and two layer norms."""
-        outer = self.hidden * (self.patch_inputs + 1 + self.tokens + 2 * 2)
-        return outer + self.layers * (self.layer_matrices + self.layer_vectors)
-
-
-@dataclass(frozen=True)
-class LanguageModel:
-    """A LLaMA: causal attention with or without shared key-value heads, a gated MLP, a head onto the vocabulary."""
-
-    layers: int
-    hidden: int
-    intermediate: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    vocab: int
-    layer_vectors: int  # norms and biases of a layer, in values
-
-    @property
-    def layer_matrices(self) -> int:
-        """Parameters of a layer that enter products: query, key, value, output, and the MLP's three."""
-        return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads) + 3 * self.hidden * self.intermediate
-
-    @property
-    def parameters(self) -> int:
-        """What a forward pass reads: the layers, the last norm and the head, without the table of embeddings."""
-        return self.layers * (self.layer_matrices + self.layer_vectors) + self.hidden + self.vocab * self.hidden
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """The sizes of a model from which its costs follow."""
-
-    vision: VisionTower
-    projector: tuple[Linear, ...]  # on every token of every image
-    adaptor: Linear | None  # likewise, after the projector
-    language: LanguageModel
-    bytes_per_value: int  # of weights, activations and KV cache alike
-
-    @property
-    def after_tower(self) -> tuple[Linear, ...]:
-        return self.projector if self.adaptor is None else (*self.projector, self.adaptor)
-
-    @property
-    def encoder_parameters(self) -> int:
-        return self.vision.parameters + sum(linear.parameters for linear in self.after_tower)
-
-    @property
-    def kv_bytes_per_token(self) -> int:
-        """A key and a value in each layer and key-value head."""
-        language = self.language
-        return 2 * language.layers * language.kv_heads * language.head_dim * self.bytes_per_value
 
 
 @dataclass(frozen=True)

@@ -368,7 +368,7 @@ def test_an_audit_that_fails_or_a_model_of_unknown_shapes_takes_nothing_from_the
         raise TypeError("OwnPipeline has no shapes here")
 
     monkeypatch.setattr("fourstage.trust.evidence.run_audits", fail)
-    monkeypatch.setattr("fourstage.trust.evidence.model_shapes", unknown)
+    monkeypatch.setattr("fourstage.models.eventgpt.Model.shapes", unknown)
     facts = finished(run(*on(dataset), "protocol.audit=true"))
     client, _ = open_store(store)
     checks = json.loads(Path(client.download_artifacts(facts.run_id, "checks.json")).read_text())["checks"]
@@ -532,11 +532,11 @@ def test_memory_does_not_grow_with_the_number_of_samples(dataset: Path) -> None:
     from fourstage.data.dataset import read_dataset
     from fourstage.measure.loop import Timing, measure, plan
     from fourstage.models.device import TorchDevice
-    from fourstage.models.eventgpt import load_eventgpt
+    from fourstage.models.eventgpt import Model as EventGPT
     from fourstage.stages import Sampling
     from tests.settings import DEMO, EVENTGPT
 
-    pipeline = load_eventgpt(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
+    pipeline = EventGPT.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
     listed = read_dataset(dataset, JSON_NAME)[:1] * 1000
     planned = plan(listed, ["Why?"] * 1000, repeats=1, seed=0)
     resident = []

@@ -13,8 +13,8 @@ import pytest
 
 from fourstage.comparison.effects import RunData
 from fourstage.comparison.findings import ARCHITECTURE, ENCODING, FEWER, LOADING, PER_TOKEN, RANKING, STUDIES, find
-from fourstage.config.compose import conf_folder
 from fourstage.config.studies import GROUP, list_studies
+from fourstage.plugins import conf_folder
 from fourstage.records.columns import Columns
 from fourstage.stages import SampleRecord
 

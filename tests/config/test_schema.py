@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
+from fourstage import plugins
 from fourstage.cli.run import main
 from fourstage.config import schema as settings
-from fourstage.config.compose import check_command_line, compose, conf_folder
+from fourstage.config.compose import check_command_line, compose
 from fourstage.config.schema import SettingError
+from fourstage.plugins import conf_folder
 
 FILES = [path for path in conf_folder().glob("*/*.yaml") if path.parent.name != "experiments"]  # see test_studies.py
 OPTIONS = sorted((path.parent.name, path.stem) for path in FILES)
@@ -103,7 +106,10 @@ def test_a_slip_in_one_value_of_a_sweep_is_told_before_any_job(capsys: pytest.Ca
             ["protocol=strict", "protocol.max_repeats=2"],
             "protocol.max_repeats=2: protocol.target_half_width needs rounds",
         ),
-        (["model=videollava", "weights=pretrained", "weights.vision_tower=x"], "weights.vision_tower is EventGPT's"),
+        (
+            ["model=videollava", "weights=pretrained", "weights.vision_tower=x"],
+            "weights.vision_tower=x: videollava has its tower in the checkpoint",
+        ),
         (["dataset=eventgpt_json"], "dataset.root is missing: give dataset.root=<value>"),
         (["tracking=server"], "tracking.uri is missing"),
         (["generation=fixed", "num_beams=2"], "stop=fixed with num_beams>1"),
@@ -165,13 +171,18 @@ def test_what_every_run_has_is_not_in_its_name() -> None:
     assert named() == "eventgpt-demo-fp32-T0.6"
     assert named("model=videollava", "generation=greedy") == "videollava-demo-fp32-greedy"
     assert named("generation=fixed", "weights=random") == "eventgpt-random-fp32-greedy-fixed128"
-    for key, value in settings.UNSAID.items():
-        trees = [composed(*overrides) for overrides in
-                 ((), ("model=videollava",), ("weights=random",), ("weights=pretrained",),
-                  ("dataset=eventgpt_json", "dataset.root=x"))]  # fmt: skip
-        found = [flat[key] for flat in map(settings.flatten, trees) if key in flat]
-        assert found, key
-        assert set(found) == {value}, key
+    for overrides in ((), ("model=videollava",), ("weights=random",), ("weights=pretrained",),
+                      ("dataset=eventgpt_json", "dataset.root=x")):  # fmt: skip
+        tree = composed(*overrides)
+        unsaid = settings._unsaid(settings.check(tree))
+        flat = settings.flatten(tree)
+        assert {key: flat[key] for key in unsaid if key in flat} == {key: unsaid[key] for key in unsaid if key in flat}
+
+
+@pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in plugins.CHOSEN])
+def test_the_files_of_conf_give_the_defaults_of_the_settings(group: str, option: str) -> None:
+    written = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
+    assert written == settings.defaults(group, option)
 
 
 @pytest.mark.parametrize(
@@ -213,3 +224,21 @@ def test_a_sweeps_runs_are_named_by_what_it_varied() -> None:
     both = {"seed": "1", "dataset.seed": "2"}
     assert settings.default_run_name(settings.check(composed()), both).endswith("-seed=1-dataset.seed=2")
     assert settings.name_of_varied(both) == "seed=1-dataset.seed=2"
+
+
+def test_settings_are_read_back_from_a_runs_params() -> None:
+    tree = composed("model.max_span_us=null", "model.event_images=7", "dataset.seconds=0.5")
+    params = {key: str(value) for key, value in settings.flatten(tree).items()}
+    config = settings.check(tree)
+    for group in plugins.CHOSEN:
+        assert settings.from_params(group, params) == getattr(config, group)
+
+
+def test_a_run_of_an_earlier_version_gives_the_default_of_a_setting_that_it_did_not_have() -> None:
+    assert (
+        settings.from_params("model", {"model.name": "eventgpt", "model.event_images": "3"}).mp4_folder == "event_mp4"
+    )
+    with pytest.raises(SettingError, match=r"dataset\.root is missing"):
+        settings.from_params("dataset", {"dataset.name": "eventgpt_json"})
+    with pytest.raises(SettingError, match=r"model\.frames='many': expected a whole number"):
+        settings.from_params("model", {"model.name": "videollava", "model.frames": "many"})

@@ -10,9 +10,10 @@ import pytest
 
 from fourstage.cli.run import main
 from fourstage.config import schema as settings
-from fourstage.config.compose import as_tree, conf_folder, with_own_studies
+from fourstage.config.compose import as_tree, with_own_studies
 from fourstage.config.schema import SettingError
 from fourstage.config.studies import find_study, list_studies, read_study
+from fourstage.plugins import conf_folder
 from fourstage.tracking.reader import find_runs
 from fourstage.tracking.store import Destination, open_store
 from tests.small import jobs_since

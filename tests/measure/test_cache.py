@@ -22,8 +22,8 @@ from fourstage.measure.cache import CachedPipeline, fill, uncached, with_cache
 from fourstage.measure.loop import Planned, Timing, measure
 from fourstage.measure.protocol import measure_rounds
 from fourstage.models.base import StagedPipeline
-from fourstage.models.eventgpt import EventGPTPipeline, load_eventgpt
-from fourstage.models.videollava import load_videollava
+from fourstage.models.eventgpt import Model as EventGPT
+from fourstage.models.videollava import Model as VideoLlava
 from fourstage.records.columns import Columns
 from fourstage.records.summary import summarise_run
 from fourstage.screen import fill_line, heading
@@ -52,12 +52,12 @@ def samples(root: Path) -> list[Sample]:
 @pytest.fixture(scope="module", params=["eventgpt", "videollava"])
 def pipeline(request: pytest.FixtureRequest) -> StagedPipeline:
     if request.param == "eventgpt":
-        return load_eventgpt(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
-    return load_videollava(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
+        return EventGPT.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
+    return VideoLlava.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
 
 
 def configured(root: Path, pipeline: StagedPipeline, *overrides: str) -> Config:
-    model = "eventgpt" if isinstance(pipeline, EventGPTPipeline) else "videollava"
+    model = "eventgpt" if isinstance(pipeline, EventGPT) else "videollava"
     return check(
         compose(
             [f"model={model}", "dataset=eventgpt_json", f"dataset.root={root}", "protocol=quick", *FIXED, *overrides]

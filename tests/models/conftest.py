@@ -21,16 +21,16 @@ def media(images: int, seed: int = 0) -> Media:
 
 @pytest.fixture(scope="session")
 def eventgpt() -> Any:
-    from fourstage.models.eventgpt import load_eventgpt
+    from fourstage.models.eventgpt import Model as EventGPT
 
-    return load_eventgpt(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
+    return EventGPT.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
 
 
 @pytest.fixture(scope="session")
 def videollava() -> Any:
-    from fourstage.models.videollava import load_videollava
+    from fourstage.models.videollava import Model as VideoLlava
 
-    return load_videollava(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
+    return VideoLlava.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
 
 
 @pytest.fixture(params=["eventgpt", "videollava"])

@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from fourstage.models import checkpoints as w
+from fourstage.models import building
 from fourstage.stages import SampleError, UserError
 from tests.models.bad_checkpoints import Change, cases, every_tensor, in_json, in_tensor, special
 from tests.models.conftest import GREEDY, media
@@ -118,7 +118,7 @@ def test_file_key_value_and_expectation_are_named_before_a_model_is_built(
     folder = copy(model)
     change(folder)
     if fault != "NaN":
-        monkeypatch.setattr(w, "build", lambda *_: pytest.fail("a model was built"))
+        monkeypatch.setattr(building, "build", lambda *_: pytest.fail("a model was built"))
     assert expected in refusal(lambda: LOADERS[model](folder))
 
 
@@ -203,7 +203,7 @@ def test_a_panic_while_a_question_is_tokenised_is_the_samples_fault(eventgpt: An
 
 
 def test_a_mistake_of_ours_is_not_taken_for_a_faulty_file(good: dict[str, Path], monkeypatch: Any) -> None:
-    monkeypatch.setattr(w, "pad_id", lambda _: 1 / 0)
+    monkeypatch.setattr("fourstage.models.eventgpt.pad_id", lambda _: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         load(good["eventgpt"])
 

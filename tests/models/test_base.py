@@ -128,16 +128,16 @@ def test_left_padding_puts_the_rows_at_the_end() -> None:
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_precision_sets_weights_and_activations_and_leaves_rope_in_fp32(precision: str) -> None:
-    from fourstage.models.checkpoints import DTYPES
-    from fourstage.models.eventgpt import load_eventgpt
-    from fourstage.models.videollava import load_videollava
+    from fourstage.models.building import dtype_of
+    from fourstage.models.eventgpt import Model as EventGPT
+    from fourstage.models.videollava import Model as VideoLlava
     from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
 
     for made in (
-        load_eventgpt(EVENTGPT, DEMO, "cpu", precision, "sdpa"),
-        load_videollava(VIDEOLLAVA, DEMO, "cpu", precision, "sdpa"),
+        EventGPT.from_weights(EVENTGPT, DEMO, "cpu", precision, "sdpa"),
+        VideoLlava.from_weights(VIDEOLLAVA, DEMO, "cpu", precision, "sdpa"),
     ):
-        dtype = DTYPES[precision]
+        dtype = dtype_of(precision)
         assert {parameter.dtype for parameter in made.model.parameters()} == {dtype}
         inputs, _ = run(made, [QUESTION], [0])
         assert inputs.pixel_values.dtype == dtype
@@ -149,11 +149,11 @@ def test_precision_sets_weights_and_activations_and_leaves_rope_in_fp32(precisio
 
 
 def test_random_weights_follow_their_seed() -> None:
-    from fourstage.models.eventgpt import load_eventgpt
+    from fourstage.models.eventgpt import Model as EventGPT
     from tests.settings import DEMO, EVENTGPT
 
     hashes = [
-        load_eventgpt(EVENTGPT, replace(DEMO, seed=seed), "cpu", "fp32", "sdpa").facts.checkpoint_hash
+        EventGPT.from_weights(EVENTGPT, replace(DEMO, seed=seed), "cpu", "fp32", "sdpa").facts.checkpoint_hash
         for seed in (0, 0, 1)
     ]
     assert hashes[0] == hashes[1] != hashes[2]

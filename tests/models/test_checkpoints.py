@@ -29,11 +29,13 @@ from transformers import (
 )
 from transformers.utils import logging
 
-from fourstage.models import checkpoints as w
-from fourstage.models import videollava
+from fourstage.models import building
+from fourstage.models.checkpoint_files import checkpoint_files, read_tensors
+from fourstage.models.checkpoint_processors import clip_processor
 from fourstage.models.demo_tokenizer import demo_tokenizer
-from fourstage.models.eventgpt import EVENT_ID, EventGPTPipeline, load_eventgpt
-from fourstage.models.videollava import VideoLlavaPipeline, load_videollava
+from fourstage.models.eventgpt import EVENT_ID
+from fourstage.models.eventgpt import Model as EventGPT
+from fourstage.models.videollava import Model as VideoLlava
 from fourstage.stages import Sample, SampleError, Sampling, UserError
 from tests.models.conftest import media
 from tests.settings import EVENTGPT, VIDEOLLAVA, pretrained
@@ -79,7 +81,7 @@ def publish(folder: Path, layout: str = "safetensors", markers: int = 0, **chang
     tower = folder / "clip-tower"
     tower.mkdir()
     write_json(tower / "config.json", TOWER)
-    w.clip_processor(56).save_pretrained(tower)
+    clip_processor(56).save_pretrained(tower)
     write_state(folder, published_state(config), layout)
     torch.save({"model.visual_projector.0.bias": torch.zeros(96)}, folder / "mm_projector.bin")
     (folder / "training_args.bin").write_bytes(pickle.dumps(Poison(folder / "unpickled")))
@@ -157,11 +159,11 @@ def cut(path: Path, size: int) -> None:
     path.write_bytes(path.read_bytes()[:size])
 
 
-def load(folder: Path, precision: str = "fp32", tower: str | None = None) -> EventGPTPipeline:
-    return load_eventgpt(EVENTGPT, pretrained(folder, tower), "cpu", precision, "sdpa")
+def load(folder: Path, precision: str = "fp32", tower: str | None = None) -> EventGPT:
+    return EventGPT.from_weights(EVENTGPT, pretrained(folder, tower), "cpu", precision, "sdpa")
 
 
-def parameters_by_published_key(pipeline: EventGPTPipeline) -> State:
+def parameters_by_published_key(pipeline: EventGPT) -> State:
     """Every parameter under its published key; the names are put together here, not asked of the loader."""
     model = pipeline.model
     found = dict(model.language_model.state_dict())
@@ -262,10 +264,10 @@ def test_a_bin_file_of_before_torch_1_6_is_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS[:2])
 def test_at_most_two_tensors_of_a_file_are_in_memory(tmp_path: Path, layout: str) -> None:
-    files = w.checkpoint_files(publish(tmp_path / "checkpoint", layout))
+    files = checkpoint_files(publish(tmp_path / "checkpoint", layout))
     alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
     most = 0
-    for _, tensor in w.read_tensors(files):
+    for _, tensor in read_tensors(files):
         alive.add(tensor)
         most = max(most, len(alive))
     assert most <= 2
@@ -512,7 +514,7 @@ BROKEN: dict[str, tuple[Spoil, str]] = {
     "no preprocessor": (remove("clip-tower/preprocessor_config.json"),
                         "clip-tower has no preprocessor_config.json: put the one there"),
     "preprocessor cut": (write("clip-tower/preprocessor_config.json", "{"), "config.json is not valid JSON"),
-    "preprocessor": (lambda f: w.clip_processor(112).save_pretrained(f / "clip-tower"),
+    "preprocessor": (lambda f: clip_processor(112).save_pretrained(f / "clip-tower"),
                      "makes images of 112×112, the tower takes 56×56"),
     "generation": (write("generation_config.json", "{"), "generation_config.json is not valid JSON"),
 }  # fmt: skip
@@ -524,7 +526,7 @@ def test_a_broken_eventgpt_checkpoint_is_named_before_a_model_is_built(
 ) -> None:
     spoil, expected = BROKEN[fault]
     spoil(folder)
-    monkeypatch.setattr(w, "build", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(building, "build", lambda *_: pytest.fail("a model was built"))
     message = refusal(lambda: load(folder))
     assert expected in message
     assert str(folder) in message
@@ -542,16 +544,16 @@ def hf_folder(tmp_path: Path) -> Path:
 def publish_hf(folder: Path) -> Path:
     """A tiny Video-LLaVA as transformers saves it."""
     tokenizer = demo_tokenizer(extra_tokens=("<image>", "<video>"))
-    config = videollava.architecture("tiny", len(tokenizer) + 8, len(tokenizer) - 1)  # padded, as the published one is
-    model = w.build(lambda: VideoLlavaForConditionalGeneration(config), "cpu", torch.float32)
-    w.fill_random(model, seed=3, std=0.1)
-    for part in (model, tokenizer, w.clip_processor(112)):
+    config = VideoLlava.architecture("tiny", len(tokenizer) + 8, len(tokenizer) - 1)  # padded, as the published one is
+    model = building.build(lambda: VideoLlavaForConditionalGeneration(config), "cpu", torch.float32)
+    building.fill_random(model, seed=3, std=0.1)
+    for part in (model, tokenizer, clip_processor(112)):
         part.save_pretrained(folder)
     return folder
 
 
-def load_hf(source: object, precision: str = "fp32") -> VideoLlavaPipeline:
-    return load_videollava(VIDEOLLAVA, pretrained(source), "cpu", precision, "sdpa")
+def load_hf(source: object, precision: str = "fp32") -> VideoLlava:
+    return VideoLlava.from_weights(VIDEOLLAVA, pretrained(source), "cpu", precision, "sdpa")
 
 
 def test_a_local_video_llava_has_the_folders_parameters_and_fp32_frequencies(hf_folder: Path) -> None:
@@ -617,7 +619,7 @@ def test_a_broken_video_llava_checkpoint_is_named_before_it_is_loaded(
 ) -> None:
     spoil, expected = BROKEN_HF[fault]
     spoil(hf_folder)
-    monkeypatch.setattr(w, "build", lambda *_: pytest.fail("a model was built"))
+    monkeypatch.setattr(building, "build", lambda *_: pytest.fail("a model was built"))
     message = refusal(lambda: load_hf(hf_folder))
     assert expected in message
     assert str(hf_folder) in message

@@ -13,7 +13,8 @@ import torch
 
 from fourstage.data.events import Events, render_events
 from fourstage.engines.eager import generation_config
-from fourstage.models.eventgpt import EVENT_ID, EventGPTPipeline, load_eventgpt
+from fourstage.models.eventgpt import EVENT_ID
+from fourstage.models.eventgpt import Model as EventGPT
 from fourstage.stages import Media, Sample, Sampling
 from tests.settings import EVENTGPT, pretrained
 
@@ -37,15 +38,15 @@ def checker(reference: Path) -> ModuleType:
     return module
 
 
-def load(reference: Path, precision: str) -> EventGPTPipeline:
-    return load_eventgpt(EVENTGPT, pretrained(reference / "A" / "checkpoint"), "cpu", precision, "sdpa")
+def load(reference: Path, precision: str) -> EventGPT:
+    return EventGPT.from_weights(EVENTGPT, pretrained(reference / "A" / "checkpoint"), "cpu", precision, "sdpa")
 
 
 def array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
     return tensor.float().numpy()
 
 
-def staged_tensors(pipeline: EventGPTPipeline, shared: Path) -> dict[str, Any]:
+def staged_tensors(pipeline: EventGPT, shared: Path) -> dict[str, Any]:
     """Everything from raw events to greedy ids, by the pipeline's own stages."""
     found: dict[str, Any] = {}
     model = pipeline.model
@@ -90,7 +91,7 @@ def staged_tensors(pipeline: EventGPTPipeline, shared: Path) -> dict[str, Any]:
     return found
 
 
-def extra_tensors(pipeline: EventGPTPipeline, folder: Path) -> dict[str, Any]:
+def extra_tensors(pipeline: EventGPT, folder: Path) -> dict[str, Any]:
     """The side paths of the published code: three images, one bare image, truncation, a training batch."""
     given = dict(np.load(folder / "extras.npz"))
     model = pipeline.model
@@ -131,7 +132,7 @@ def extra_tensors(pipeline: EventGPTPipeline, folder: Path) -> dict[str, Any]:
     return found
 
 
-def training_batch(pipeline: EventGPTPipeline, given: dict[str, Any]) -> dict[str, Any]:
+def training_batch(pipeline: EventGPT, given: dict[str, Any]) -> dict[str, Any]:
     """Two samples, right-padded, with labels: what the published training step feeds its language model."""
     model = pipeline.model
     rows, labels = [], []

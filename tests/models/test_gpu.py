@@ -33,12 +33,12 @@ def _an_empty_gpu() -> Iterator[None]:
 
 
 def load(model: str, weights: Any, precision: str) -> Any:
-    from fourstage.models.eventgpt import load_eventgpt
-    from fourstage.models.videollava import load_videollava
+    from fourstage.models.eventgpt import Model as EventGPT
+    from fourstage.models.videollava import Model as VideoLlava
 
     if model == "eventgpt":
-        return load_eventgpt(EVENTGPT, weights, "cuda", precision, "sdpa")
-    return load_videollava(VIDEOLLAVA, weights, "cuda", precision, "sdpa")
+        return EventGPT.from_weights(EVENTGPT, weights, "cuda", precision, "sdpa")
+    return VideoLlava.from_weights(VIDEOLLAVA, weights, "cuda", precision, "sdpa")
 
 
 @pytest.mark.parametrize("model", ["eventgpt", "videollava"])
@@ -90,16 +90,16 @@ def test_the_clock_waits_for_the_device_and_the_stages_close(model: str, tmp_pat
 
 @pytest.mark.parametrize("model", ["eventgpt", "videollava"])
 def test_a_gpu_gives_the_ids_of_the_cpu_on_the_small_model(model: str) -> None:
-    from fourstage.models.eventgpt import load_eventgpt
-    from fourstage.models.videollava import load_videollava
+    from fourstage.models.eventgpt import Model as EventGPT
+    from fourstage.models.videollava import Model as VideoLlava
 
     greedy = replace(FIXED, stop="natural", max_new_tokens=8)
     made = []
     for device in ("cpu", "cuda"):
         pipeline: Any = (
-            load_eventgpt(EVENTGPT, DEMO, device, "fp32", "sdpa")
+            EventGPT.from_weights(EVENTGPT, DEMO, device, "fp32", "sdpa")
             if model == "eventgpt"
-            else load_videollava(VIDEOLLAVA, DEMO, device, "fp32", "sdpa")
+            else VideoLlava.from_weights(VIDEOLLAVA, DEMO, device, "fp32", "sdpa")
         )
         if device == "cuda":  # drawn values follow the device; take the CPU's
             pipeline.model.load_state_dict(made[0][0].model.state_dict())

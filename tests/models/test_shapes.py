@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from fourstage.models.shapes import Shapes
 from fourstage.stages import Sampling
-from fourstage.trust.roofline import Shapes, decode_step_cost, encode_cost, prefill_cost
+from fourstage.trust.roofline import decode_step_cost, encode_cost, prefill_cost
 from tests.models.conftest import media
 from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
 
@@ -28,12 +29,12 @@ def masked(shapes: Shapes, rows: int) -> int:
 
 def eager(model: str) -> Any:
     """The small pipeline with attention as plain products, which torch counts on a CPU too."""
-    from fourstage.models.eventgpt import load_eventgpt
-    from fourstage.models.videollava import load_videollava
+    from fourstage.models.eventgpt import Model as EventGPT
+    from fourstage.models.videollava import Model as VideoLlava
 
     if model == "eventgpt":
-        return load_eventgpt(EVENTGPT, DEMO, "cpu", "fp32", "eager")
-    return load_videollava(VIDEOLLAVA, DEMO, "cpu", "fp32", "eager")
+        return EventGPT.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "eager")
+    return VideoLlava.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "eager")
 
 
 def full_size(model: str) -> Any:
@@ -42,16 +43,17 @@ def full_size(model: str) -> Any:
     from transformers import VideoLlavaForConditionalGeneration
 
     from fourstage.models import eventgpt, videollava
-    from fourstage.models.checkpoints import build
+    from fourstage.models.building import build
+    from fourstage.models.eventgpt_network import EventGPT
 
     parts: dict[str, Any] = {"tokenizer": None, "image_processor": None, "eos_ids": (2,), "pad_id": 0, "facts": None}
     if model == "eventgpt":
         configs = eventgpt.architecture("7b")
-        module: Any = build(lambda: eventgpt.EventGPT(*configs), "meta", torch.bfloat16)
-        return eventgpt.EventGPTPipeline(EVENTGPT, model=module, **parts)
-    config = videollava.architecture("7b", 32064, 32001)
+        module: Any = build(lambda: EventGPT(*configs), "meta", torch.bfloat16)
+        return eventgpt.Model(EVENTGPT, model=module, **parts)
+    config = videollava.Model.architecture("7b", 32064, 32001)
     module = build(lambda: VideoLlavaForConditionalGeneration(config), "meta", torch.bfloat16)
-    return videollava.VideoLlavaPipeline(VIDEOLLAVA, model=module, **parts)
+    return videollava.Model(VIDEOLLAVA, model=module, **parts)
 
 
 def parameters(module: Any) -> int:
@@ -61,10 +63,8 @@ def parameters(module: Any) -> int:
 @pytest.mark.parametrize("size", ["tiny", "7b"])
 @pytest.mark.parametrize("model", ["eventgpt", "videollava"])
 def test_shapes_count_every_parameter_that_a_stage_reads(model: str, size: str, request: Any) -> None:
-    from fourstage.models.shapes import model_shapes
-
     pipeline = request.getfixturevalue(model) if size == "tiny" else full_size(model)
-    shapes = model_shapes(pipeline)
+    shapes = pipeline.shapes()
     module = pipeline.model
     embeddings = parameters(pipeline.generator.get_input_embeddings())
     if model == "eventgpt":
@@ -80,9 +80,7 @@ def test_shapes_count_every_parameter_that_a_stage_reads(model: str, size: str, 
 
 
 def test_eventgpt_at_full_size_has_the_published_shapes() -> None:
-    from fourstage.models.shapes import model_shapes
-
-    shapes = model_shapes(full_size("eventgpt"))
+    shapes = full_size("eventgpt").shapes()
     assert shapes.bytes_per_value == 2
     assert shapes.kv_bytes_per_token == 524_288
     assert shapes.language.parameters + 32000 * 4096 == 6_738_415_616  # LLaMA-2 7B
@@ -92,14 +90,12 @@ def test_eventgpt_at_full_size_has_the_published_shapes() -> None:
 
 @pytest.mark.parametrize("model", ["eventgpt", "videollava"])
 def test_the_small_model_does_the_operations_that_are_counted(model: str) -> None:
-    from fourstage.models.shapes import model_shapes
-
     pipeline = eager(model)
     images = 5 if model == "eventgpt" else 8
     inputs = pipeline.preprocess([media(images)], ["Is it day?"])
     features = pipeline.encode(inputs)
     rows = len(pipeline.embed(inputs.input_ids[0], features.visual[0]))
-    shapes = model_shapes(pipeline)
+    shapes = pipeline.shapes()
 
     def generate(tokens: int) -> None:
         fixed = Sampling(temperature=0, top_p=1, top_k=0, max_new_tokens=tokens, stop="fixed")
@@ -114,14 +110,12 @@ def test_the_small_model_does_the_operations_that_are_counted(model: str) -> Non
 
 @pytest.mark.parametrize("model", ["eventgpt", "videollava"])
 def test_a_batch_does_the_operations_that_are_counted(model: str) -> None:
-    from fourstage.models.shapes import model_shapes
-
     pipeline = eager(model)
     images = 5 if model == "eventgpt" else 8
     inputs = pipeline.preprocess([media(images), media(images, 1)], ["Is it day?", "What is seen here, and why?"])
     features = pipeline.encode(inputs)
     rows = max(len(pipeline.embed(ids, visual)) for ids, visual in zip(inputs.input_ids, features.visual, strict=True))
-    shapes = model_shapes(pipeline)
+    shapes = pipeline.shapes()
 
     def generate(tokens: int) -> None:
         fixed = Sampling(temperature=0, top_p=1, top_k=0, max_new_tokens=tokens, stop="fixed")
@@ -137,10 +131,8 @@ def test_a_batch_does_the_operations_that_are_counted(model: str) -> None:
 def test_the_full_size_does_the_operations_that_are_counted(model: str, images: int, rows: int) -> None:
     import torch
 
-    from fourstage.models.shapes import model_shapes
-
     pipeline = full_size(model)
-    shapes = model_shapes(pipeline)
+    shapes = pipeline.shapes()
     side = int((shapes.vision.tokens - 1) ** 0.5) * 14
     pixels = torch.empty(images, 3, side, side, dtype=torch.bfloat16, device="meta")
     embeds = torch.empty(1, rows, 4096, dtype=torch.bfloat16, device="meta")
@@ -155,11 +147,11 @@ def test_the_full_size_does_the_operations_that_are_counted(model: str, images: 
         assert square == pytest.approx(counted(prefill), rel=0.02)
 
 
-def test_a_stranger_has_no_shapes() -> None:
-    from fourstage.models.shapes import model_shapes
+def test_a_model_whose_parts_are_named_otherwise_has_no_shapes() -> None:
+    from fourstage.models.base import StagedPipeline
 
     class Stranger:
         model = None
 
-    with pytest.raises(TypeError, match="Stranger has no shapes here"):
-        model_shapes(Stranger())  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="Stranger has no shapes: define shapes"):
+        StagedPipeline.shapes(Stranger())  # type: ignore[arg-type]

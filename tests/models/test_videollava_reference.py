@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fourstage.models.videollava import VideoLlavaPipeline, load_videollava
+from fourstage.models.videollava import Model as VideoLlava
 from fourstage.stages import Inputs, Sample, Sampling
 from tests.settings import VIDEOLLAVA, pretrained
 
@@ -25,12 +25,14 @@ def expected(shared: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pipeline(shared: Path) -> VideoLlavaPipeline:
-    return load_videollava(VIDEOLLAVA, pretrained(shared / "reference" / "videollava" / "C"), "cpu", "fp32", "sdpa")
+def pipeline(shared: Path) -> VideoLlava:
+    return VideoLlava.from_weights(
+        VIDEOLLAVA, pretrained(shared / "reference" / "videollava" / "C"), "cpu", "fp32", "sdpa"
+    )
 
 
 @pytest.fixture(scope="module")
-def inputs(pipeline: VideoLlavaPipeline, shared: Path) -> Inputs:
+def inputs(pipeline: VideoLlava, shared: Path) -> Inputs:
     return pipeline.preprocess([pipeline.load(Sample("gota", "gota", shared / "real", mp4_data="gota.mp4"))], [QUERY])
 
 
@@ -43,7 +45,7 @@ def test_the_prompt_has_the_processors_ids(inputs: Inputs, expected: dict[str, A
 
 
 def test_features_logits_and_ids_follow_from_the_references_pixels(
-    pipeline: VideoLlavaPipeline, inputs: Inputs, expected: dict[str, Any]
+    pipeline: VideoLlava, inputs: Inputs, expected: dict[str, Any]
 ) -> None:
     same = replace(inputs, pixel_values=torch.from_numpy(expected["pixel_values_videos"][0]))
     features = pipeline.encode(same)
@@ -57,13 +59,13 @@ def test_features_logits_and_ids_follow_from_the_references_pixels(
 
 
 def test_greedy_ids_from_the_mp4_itself_are_the_references(
-    pipeline: VideoLlavaPipeline, inputs: Inputs, expected: dict[str, Any]
+    pipeline: VideoLlava, inputs: Inputs, expected: dict[str, Any]
 ) -> None:
     generation = pipeline.decode(inputs, pipeline.encode(inputs), GREEDY, lambda: None)
     assert list(generation.token_ids[0]) == expected["generated_ids"].tolist()
 
 
-def test_sizes_and_token_ids_come_from_the_checkpoint(pipeline: VideoLlavaPipeline) -> None:
-    assert pipeline.tokens_per_frame == (224 // 56) ** 2 + 1
-    assert pipeline.video_id == 2001
+def test_sizes_and_token_ids_come_from_the_checkpoint(pipeline: VideoLlava) -> None:
+    assert pipeline.tokens_per_image == (224 // 56) ** 2 + 1
+    assert pipeline.placeholder_id == 2001
     assert pipeline.image_processor.crop_size["height"] == 224

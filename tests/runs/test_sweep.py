@@ -209,12 +209,12 @@ def test_running_out_of_memory_fails_one_job(
 def test_a_stage_that_raises_leaves_its_traceback(
     run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fourstage.models.eventgpt import EventGPTPipeline
+    from fourstage.models.eventgpt import Model as EventGPT
 
     def broken(*_: object) -> None:
         raise RuntimeError("the tower fell")
 
-    monkeypatch.setattr(EventGPTPipeline, "visual_features", broken)
+    monkeypatch.setattr(EventGPT, "visual_features", broken)
     before = len(find_runs(store))
     assert run(*on(dataset), "-m", "model=eventgpt,videollava")[0] == 1
     bad, good = jobs_since(store, before)

@@ -9,17 +9,14 @@ from typing import Any
 
 import pytest
 
+from fourstage.models.shapes import LanguageModel, Linear, Shapes, VisionTower
 from fourstage.records.columns import Columns
 from fourstage.stages import SampleRecord
 from fourstage.trust import roofline
 from fourstage.trust.roofline import (
     Cost,
-    LanguageModel,
-    Linear,
     Peaks,
-    Shapes,
     Shares,
-    VisionTower,
     decode_step_cost,
     encode_cost,
     floor_s,

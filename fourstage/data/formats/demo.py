@@ -4,6 +4,7 @@ It has the layout of real ones: MP4, frames, raw events, event images, an MP4 of
 reference answers that are true of the scene. Left out: photo-realism, sensor noise, refractory time, and any
 claim that a score on it says something about the road.
 
+    samples = read(Settings(name="demo", cache="data", samples=8))
     root = make_demo(Path("~/.cache/fourstage").expanduser(), DemoSettings(samples=8, seed=1))
     json.loads((root / "EventGPT_Instruction_Subset.json").read_text())[0]["conversations"]
 
@@ -28,14 +29,25 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-from numpy.typing import NDArray
+from fourstage.config.schema import MOST, DatasetSettings, FilePath, Range
+from fourstage.data.dataset import read_dataset
+from fourstage.lazy import lazy
+from fourstage.stages import Sample, UserError
 
-from fourstage.data.events import WHITE, Events, render_events
-from fourstage.data.formats.scenes import QUESTIONS, Floats, Renderer, answer, draw_scene
-from fourstage.stages import UserError
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fourstage.data import events as event_camera
+    from fourstage.data.events import Events
+    from fourstage.data.formats import scenes
+    from fourstage.data.formats.scenes import Floats, Renderer
+else:
+    np = lazy("numpy")
+    event_camera = lazy("fourstage.data.events")
+    scenes = lazy("fourstage.data.formats.scenes")
 
 JSON_NAME = "EventGPT_Instruction_Subset.json"
 FORMAT_VERSION = 2  # raise it when anything below changes what is drawn or written
@@ -44,6 +56,32 @@ EVENT_STEP_US = 5_000  # the scene is drawn at 200 Hz for the events
 CONTRAST = 0.2  # nominal change of log intensity that makes an event
 CONTRAST_SPREAD = 0.03  # standard deviation between pixels
 STALE_S = 3600.0  # a temporary folder that nobody touched for so long is dead
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(DatasetSettings):
+    """What is drawn, and where it is cached."""
+
+    cache: FilePath = "data"  # folder
+    samples: Annotated[int, Range(1, 100_000)] = 4
+    seconds: Annotated[float, Range(0.2, 60)] = 1.0  # length of a clip
+    width: Annotated[int, Range(64, 4096)] = 320  # pixels
+    height: Annotated[int, Range(64, 4096)] = 240
+    fps: Annotated[int, Range(1, 240)] = 20
+    seed: Annotated[int, Range(0, MOST)] = 0
+
+    @property
+    def label(self) -> str:
+        return ""
+
+
+def read(settings: Settings, root: Path | None = None) -> list[Sample]:
+    """The samples, made on first use unless their folder `root` is given. Raises UserError."""
+    if root is None:
+        size = (settings.width, settings.height)
+        demo = DemoSettings(settings.samples, settings.seconds, *size, settings.fps, settings.seed)
+        root = make_demo(Path(settings.cache), demo)
+    return read_dataset(root, JSON_NAME, settings.limit)
 
 
 @dataclass(frozen=True)
@@ -153,7 +191,7 @@ def simulate_events(logs: Iterable[Floats], times_us: Sequence[int], threshold: 
         reference += steps * size
         previous = current
     pixels, t, p = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Events(x=(pixels % width).astype(np.uint16), y=(pixels // width).astype(np.uint16), t=t, p=p)
+    return event_camera.Events(x=(pixels % width).astype(np.uint16), y=(pixels // width).astype(np.uint16), t=t, p=p)
 
 
 # ---- writing ----
@@ -163,8 +201,8 @@ def _write_sample(root: Path, settings: DemoSettings, index: int) -> dict[str, A
     """Write the files of one sample and give its entry of the JSON."""
     from PIL import Image
 
-    scene = draw_scene(settings.seed, index)
-    renderer = Renderer(scene, settings.width, settings.height)
+    scene = scenes.draw_scene(settings.seed, index)
+    renderer = scenes.Renderer(scene, settings.width, settings.height)
     sequence, clip = f"demo_{scene.time}_{index // 2:02d}", "000000"
     for folder in ("mp4", "event_npy", "event_image", "event_mp4", f"video/{sequence}"):
         (root / folder / (clip if folder.startswith("video") else sequence)).mkdir(parents=True)
@@ -176,13 +214,13 @@ def _write_sample(root: Path, settings: DemoSettings, index: int) -> dict[str, A
     fields = {"x": events.x, "y": events.y, "t": events.t, "p": events.p}
     np.save(root / "event_npy" / sequence / f"{clip}.npy", np.array(fields, dtype=object), allow_pickle=True)
     names = []
-    rendered = render_events(events, images=5)
+    rendered = event_camera.render_events(events, images=5)
     for i, image in enumerate(rendered):
         names.append(f"{sequence}/{clip}_{i}.png")
         Image.fromarray(image).save(root / "event_image" / names[-1])
     _write_event_video(rendered, root / "event_mp4" / sequence / f"{clip}.mp4", settings)
 
-    question = QUESTIONS[index % len(QUESTIONS)]
+    question = scenes.QUESTIONS[index % len(scenes.QUESTIONS)]
     return {
         "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"fourstage/demo/{settings.seed}/{index}")),
         "split": "demo",
@@ -192,7 +230,7 @@ def _write_sample(root: Path, settings: DemoSettings, index: int) -> dict[str, A
         "mp4_data": f"{sequence}/{clip}.mp4",
         "conversations": [
             {"from": "human", "value": f"<event>\n{question}"},
-            {"from": "gpt", "value": answer(question, scene.attributes)},
+            {"from": "gpt", "value": scenes.answer(question, scene.attributes)},
         ],
         "attributes": scene.attributes,
     }
@@ -207,7 +245,7 @@ def _write_event_video(images: Sequence[NDArray[np.uint8]], mp4: Path, settings:
         stream = container.add_stream("libx264", rate=settings.fps, options={"crf": "0", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = settings.width, settings.height, "yuv444p"
         for image in images:
-            canvas = np.full((settings.height, settings.width, 3), WHITE, np.uint8)
+            canvas = np.full((settings.height, settings.width, 3), event_camera.WHITE, np.uint8)
             canvas[: image.shape[0], : image.shape[1]] = image
             container.mux(stream.encode(av.VideoFrame.from_ndarray(canvas, format="rgb24")))
         container.mux(stream.encode(None))
