@@ -84,9 +84,10 @@ def factor_effects(
     cells share the samples: the variance between processes sums over the pairs, that between samples is that of each
     sample's mean over the pairs. References are the first cell's values where none are given.
 
-    An interaction is a contrast of four groups: the mean effect at one value of another setting less that at the setting's
-    reference, over the matches that the two have in common otherwise, with the same two sources of variation. All of one factor's
-    level are corrected together (Holm), so that one of twenty studies without any interaction names one.
+    An interaction is a contrast of four groups: the mean effect at one value of another setting less that at the
+    setting's reference, over the matches that the two have in common otherwise, with the same two sources of
+    variation. All of one factor's level are corrected together (Holm), so that one of twenty studies without any
+    interaction names one.
 
     Only samples that all cells of a contrast have count. A level without a match is left out.
     Raises ValueError for fewer than two cells, settings that are not those of the first cell, two cells with the
@@ -147,8 +148,9 @@ def factor_effects(
 def ranking(cells: Sequence[Cell], alpha: float = ALPHA, known: Floor | None = None) -> tuple[Ranked, ...]:
     """All configurations by geometric mean, least first, with what cannot be told apart.
 
-    Every two are compared (`log_ratio`) at alpha after Holm's correction over all pairs. "Not told apart" is not transitive: a
-    may be like b and b like c while a is faster than c, so no single number can be right for b. Therefore:
+    Every two are compared (`log_ratio`) at alpha after Holm's correction over all pairs. "Not told apart" is not
+    transitive: a may be like b and b like c while a is faster than c, so no single number can be right for b.
+    Therefore:
 
     - `rank` is a range. Its best is 1 + how many were shown to be faster, its worst the number of configurations less
       those shown to be slower. All ranges contain the true ranks at once in 1 - alpha of such studies.

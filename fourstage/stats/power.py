@@ -50,8 +50,8 @@ def power_of(
 ) -> float:  # fmt: skip
     """The probability that a true ratio is found, by noncentral t (Johnson, Kotz and Balakrishnan, 1995, ch. 31).
 
-    The test is that of `log_ratio` at alpha / rows, Holm's first and strictest, with R processes a side and samples in so
-    many clusters. Raises ValueError for fewer than two replicates or two clusters.
+    The test is that of `log_ratio` at alpha / rows, Holm's first and strictest, with R processes a side and samples
+    in so many clusters. Raises ValueError for fewer than two replicates or two clusters.
     """
     from scipy.special import nctdtr, stdtr
 
@@ -145,7 +145,7 @@ def _check(power: float) -> None:
 
 
 def _expected(spread: Spread, replicates: int, samples: int, clusters: int | None) -> tuple[Variance, Variance]:
-    """The variance as the test will see it, with Welch's degrees of freedom as expected of equal spreads, and as it is."""
+    """The variance as the test sees it (Welch's expected degrees of freedom, equal spreads), and as it is."""
     groups = samples if clusters is None else clusters
     if replicates < 2:
         raise ValueError(f"power needs two replicates a side or more, not {replicates}")

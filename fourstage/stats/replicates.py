@@ -1,8 +1,8 @@
 """Two configurations, each measured in several fresh processes: their ratio, and how sure it is.
 
-The model: log(value) = configuration + process + sample + cluster and sample by configuration + noise. The sample's own
-effect cancels, since both configurations have the same samples; all else is in the interval. Left out: verdicts and their
-words (verdicts.py), many configurations (factors.py), planning (power.py).
+The model: log(value) = configuration + process + sample + cluster and sample by configuration + noise. The sample's
+own effect cancels, since both configurations have the same samples; all else is in the interval. Left out: verdicts
+and their words (verdicts.py), many configurations (factors.py), planning (power.py).
 
     target = Measured(seconds, replicates, samples, clusters)       # one entry a value
     effect = log_ratio(target, baseline, margin=0.02)
@@ -32,8 +32,8 @@ Labels = Sequence[Hashable] | NDArray[np.integer]
 class Measured:
     """One configuration: positive values (seconds, ms, tokens, tokens/s) with their replicate, sample and cluster.
 
-    A sample may have several values in a replicate (repeats) or none (it failed). `clusters` is the sequence of each value's
-    sample; None: each sample is its own. The labels of a sample are compared across configurations.
+    A sample may have several values in a replicate (repeats) or none (it failed). `clusters` is the sequence of each
+    value's sample; None: each sample is its own. The labels of a sample are compared across configurations.
 
     Raises ValueError for no values, labels of another length, values that are not finite and above 0 (leave out what
     was not measured), or a sample in two clusters.
@@ -146,10 +146,10 @@ class Averages:
 class Effect:
     """A ratio target / baseline (or of a contrast), its interval and where its uncertainty comes from.
 
-    Limits are always above 0; 0.0 is never reached, and a high limit of inf (with low at the smallest positive number)
-    says that nothing is known. `p_value` is of no difference, two-sided; `p_equivalent` of a difference of the margin or more
-    (two one-sided tests, Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987). Where `replicated` is
-    false, no process variance is in any of these: they are of the samples alone and support no claim.
+    Limits are always above 0; 0.0 is never reached, and a high limit of inf (with low at the smallest positive
+    number) says that nothing is known. `p_value` is of no difference, two-sided; `p_equivalent` of a difference of
+    the margin or more (two one-sided tests, Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987). Where
+    `replicated` is false, no process variance is in any of these: they are of the samples alone and support no claim.
     """
 
     log: float
@@ -173,7 +173,7 @@ class Effect:
     @property
     def half_width(self) -> float:
         """Of the interval, on the log scale."""
-        return float(self.variance.half_width(self.level))
+        return float(self.variance.half_width(self.level)) if math.isfinite(self.se) else math.inf
 
     @property
     def low(self) -> float:
@@ -252,11 +252,12 @@ def log_ratio(
 ) -> Effect:
     """The geometric mean ratio target / baseline over the samples that both have.
 
-    Each sample counts once, each process once; missing cells are bridged by least squares (`variance.fit`). The variance
-    between processes is that of each side by itself, with Welch's degrees of freedom (Biometrika 34, 1947): the two
-    may differ in it. A side of one replicate has none: without `known` the effect is not `replicated`. `known`, a floor
-    from earlier measurements of the same machine and stage, stands in for a side of one replicate only; what was
-    measured now goes before. `over_samples=False` is for a claim about these very samples, e.g. of one sequence.
+    Each sample counts once, each process once; missing cells are bridged by least squares (`variance.fit`). The
+    variance between processes is that of each side by itself, with Welch's degrees of freedom (Biometrika 34, 1947):
+    the two may differ in it. A side of one replicate has none: without `known` the effect is not `replicated`.
+    `known`, a floor from earlier measurements of the same machine and stage, stands in for a side of one replicate
+    only; what was measured now goes before. `over_samples=False` is for a claim about these very samples, e.g. of one
+    sequence.
 
     Raises ValueError for no common sample, replicates without one, or a level, margin or power out of range.
     """

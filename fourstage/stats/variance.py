@@ -20,7 +20,7 @@ from fourstage.stats.clusters import Floats, Ints
 
 ROUNDING = 1e-13  # of a logarithm: what rounding leaves is no variance
 SWEEPS = 500  # of the fit where cells are missing
-STEPS = 60  # of a bisection
+STEPS = 45  # of a bisection
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,10 +80,12 @@ class Variance:
     def half_width(self, level: float | Floats) -> Floats:
         """Of the interval at a level, on the log scale.
 
-        Its square is the mean of two: t(df)² x total by Satterthwaite, and the sum of t(df of the source)² x variance of
-        each source (Howe, JASA 69, 1974). With few processes the first is too short where the sources are alike,
-        since a small variance comes with many degrees of freedom; the second is too long there. Their mean covers
-        best (docs/statistics.md has the table).
+        Its square is the mean of two: t(df)² x total by Satterthwaite, and the sum over the sources of t(df of the
+        source)² x its variance (Howe, JASA 69, 1974). With few processes the first is too short where the sources are
+        alike, since a small variance comes with many degrees of freedom; the second is too long there. And it is never
+        shorter than the exact t interval of processes alone or of clusters alone: by chance a source may seem to have
+        no variance beyond the noise, which at the strict levels of a correction would make one table of five wrong
+        with two processes (docs/statistics.md has the table).
         """
         from scipy.special import stdtrit
 
@@ -95,7 +97,9 @@ class Variance:
             + quantile(self.cluster_df) * self.between_clusters
             + quantile(self.noise_df) * self.noise
         )
-        return np.asarray(np.sqrt((howe + quantile(self.df) * self.total) / 2))
+        mean = (howe + quantile(self.df) * self.total) / 2
+        alone = np.maximum(quantile(self.process_df) * self.process, quantile(self.cluster_df) * self.cluster)
+        return np.asarray(np.sqrt(np.maximum(mean, alone)))
 
     def p_value(self, distance: Floats | float) -> Floats:
         """Two-sided: one less the largest level at which the half-width stays below the distance."""
@@ -112,8 +116,8 @@ class Variance:
 def fit(logs: Floats) -> Fit:
     """Means of processes and of samples by least squares on log = process + sample: [..., replicates, samples].
 
-    NaN marks a missing cell; then all of a batch must miss the same cells. Raises ValueError where a process or a sample
-    has no cell, or where processes have no samples in common by which they could be compared.
+    NaN marks a missing cell; then all of a batch must miss the same cells. Raises ValueError where a process or a
+    sample has no cell, or where processes have no samples in common by which they could be compared.
     """
     replicates, size = logs.shape[-2:]
     there = ~np.isnan(logs)
@@ -166,7 +170,7 @@ def contrast(
     codes = np.arange(size) if codes is None else codes
     shape = _Clusters(codes)
 
-    process, over_df, noise, over_noise_df = zero, zero, zero, zero
+    process, over_df, noise, over_noise_df, borrowed = zero, zero, zero, zero, zero
     for one, weight in zip(fits, weights, strict=True):
         if one.replicates > 1:
             centred = one.processes - one.processes.mean(axis=-1, keepdims=True)
@@ -178,10 +182,13 @@ def contrast(
             if shape.df > 0:
                 over_noise_df = over_noise_df + own**2 / (df * shape.df)
         elif known is not None:
-            part, df = zero + weight**2 * known[0] ** 2, known[1]
+            borrowed = borrowed + weight**2 * known[0] ** 2  # of all at once: one estimate, whose error they share
+            continue
         else:
             continue
         process, over_df = process + part, over_df + part**2 / df
+    if known is not None:
+        process, over_df = process + borrowed, over_df + borrowed**2 / known[1]
     if over_samples:
         differences = sum(weight * one.samples for one, weight in zip(fits, weights, strict=True))
         differences = np.asarray(differences) - np.asarray(estimate)[..., None]
@@ -204,9 +211,10 @@ def contrast(
 class _Clusters:
     """How far sums over clusters show the variance of a mean, where clusters differ in size.
 
-    Under cluster effects of one variance, the mean over samples weighs cluster g by w = size / samples. The sum of squares
-    of what the clusters deviate is a quadratic form M in the effects; tr(M) makes it unbiased, and its degrees of
-    freedom are tr(M)² / tr(M²) (Bell and McCaffrey, Survey Methodology 28, 2002). Equal sizes have groups - 1.
+    Under cluster effects of one variance, the mean over samples weighs cluster g by w = size / samples. The sum of
+    squares of what the clusters deviate is a quadratic form M in the effects; tr(M) makes it unbiased, and its
+    degrees of freedom are tr(M)² / tr(M²) (Bell and McCaffrey, Survey Methodology 28, 2002). Equal sizes have groups
+    - 1.
     """
 
     def __init__(self, codes: Ints) -> None:

@@ -103,10 +103,11 @@ def judge(
 ) -> tuple[Judgement, ...]:
     """Judge a family of rows. Kinds are "time" and "size" (less is better), "rate" (more is better), "count" (neither).
 
-    Not replicated: a side has one process and no floor is known; such rows are not of the family. Equivalent: the ratio
-    lies within the margin either way by two one-sided tests, be it different or not. Else Improved, Regressed or Different
-    where the test of no difference rejects, else Inconclusive. Both tests are at `alpha` after Holm's correction over the
-    rows (Scandinavian Journal of Statistics 6, 1979), which holds however the rows depend on each other.
+    Not replicated: a side has one process and no floor is known; such rows are not of the family. Equivalent: the
+    ratio lies within the margin either way by two one-sided tests, be it different or not. Else Improved, Regressed
+    or Different where the test of no difference rejects, else Inconclusive. Both tests are at `alpha` after Holm's
+    correction over the rows (Scandinavian Journal of Statistics 6, 1979), which holds however the rows depend on each
+    other.
     Raises ValueError for an unknown kind, another number of kinds than effects, or an alpha out of range.
     """
     if not 0 < alpha < 1:
