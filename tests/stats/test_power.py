@@ -11,12 +11,16 @@ from fourstage.stats.power import Spread, detectable_ratio, needed, power_of, sa
 from fourstage.stats.simulation import Study, detected
 
 
-def simulated(spread: Spread, ratio: float, replicates: int, samples: int, clusters: int = 0, level: float = 0.95) -> float:
+def simulated(
+    spread: Spread, ratio: float, replicates: int, samples: int, clusters: int = 0, level: float = 0.95
+) -> float:
     made = Study(replicates, samples, spread.process, spread.interaction, clusters, spread.noise, ratio=ratio)
     return detected(made, 1500, level)
 
 
-@pytest.mark.parametrize("spread", [Spread(0.015, 0.03), Spread(0.03, 0.03), Spread(0.02, 0.1), Spread(0.015, 0.03, 0.02)])
+@pytest.mark.parametrize(
+    "spread", [Spread(0.015, 0.03), Spread(0.03, 0.03), Spread(0.02, 0.1), Spread(0.015, 0.03, 0.02)]
+)
 @pytest.mark.parametrize("effect", [0.03, 0.1])
 def test_the_replicates_that_it_names_reach_the_power(spread: Spread, effect: float) -> None:
     need = needed(spread, effect, samples=20)
