@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -50,20 +51,20 @@ class Variance:
     noise: Floats
     noise_df: Floats
 
-    @property
+    @cached_property
     def between_processes(self) -> Floats:
         """Without the noise; 0 where the noise explains it."""
         return np.maximum(self.process - self.noise, 0.0)
 
-    @property
+    @cached_property
     def between_clusters(self) -> Floats:
         return np.maximum(self.cluster - self.noise, 0.0)
 
-    @property
+    @cached_property
     def total(self) -> Floats:
         return self.between_processes + self.between_clusters + self.noise
 
-    @property
+    @cached_property
     def df(self) -> Floats:
         """Of the total (Satterthwaite, Biometrics Bulletin 2, 1946), at least those of the scarcer source."""
         parts = (
