@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fourstage.stats.replicates import Effect
 from fourstage.stats.variance import Variance
 
 MOST = 1000  # replicates
@@ -42,6 +43,22 @@ class Need:
     replicates: int
     samples: int
     power: float
+
+
+def spread_of(effect: Effect) -> Spread:
+    """The standard deviations that a measured effect of two configurations showed, to plan the next measurement.
+
+    Raises ValueError where they are unknown: not replicated, or one cluster.
+    """
+    if not effect.replicated or not math.isfinite(effect.se):
+        raise ValueError("the effect shows no spread: it needs replicates on both sides and two clusters or more")
+    per_side = sum(1 / replicates for replicates in effect.replicates)
+    variance = effect.variance
+    return Spread(
+        process=math.sqrt(float(variance.between_processes) / per_side),
+        noise=math.sqrt(float(variance.noise) * effect.samples / per_side),
+        interaction=math.sqrt(float(variance.between_clusters) * effect.clusters),
+    )
 
 
 def power_of(

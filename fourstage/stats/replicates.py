@@ -104,6 +104,11 @@ class Floor:
     replicates: int
     samples: int  # the fewest of any that were pooled
 
+    @property
+    def process_sd(self) -> float:
+        """Without the noise; 0 where it explains all, `sd` where it is unknown."""
+        return self.sd if math.isnan(self.noise_sd) else math.sqrt(max(self.sd**2 - self.noise_sd**2, 0.0))
+
     def limits(self, level: float = 0.95) -> tuple[float, float]:
         """The interval of `sd`, by chi-square for normal process effects (Snedecor and Cochran, 1989, ch. 5)."""
         from scipy.special import chdtri

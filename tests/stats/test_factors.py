@@ -29,6 +29,7 @@ def sweep(
     rng: np.random.Generator, model: float = 0.0, precision: float = 0.0, together: float = 0.0, **more: float
 ) -> list[Cell]:
     """Logarithms of effects: of the second model, of each step of precision, and of both in the last precision."""
+
     def level(i: int, j: int) -> float:
         return i * model + j * precision + together * (i == 1 and j == 2)
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
-from fourstage.stats.power import Spread, detectable_ratio, needed, power_of, samples_needed
-from fourstage.stats.simulation import Study, detected
+from fourstage.stats.power import Spread, detectable_ratio, needed, power_of, samples_needed, spread_of
+from fourstage.stats.replicates import Measured, floor, log_ratio
+from fourstage.stats.simulation import Study, detected, draw
 
 
 def simulated(
@@ -79,3 +81,16 @@ def test_power_without_spread_is_certain_and_nonsense_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=r"not|above"):
             call()
+
+
+def test_a_measured_effect_and_a_floor_show_the_spread_to_plan_with() -> None:
+    both = draw(Study(40, 100, 0.03, 0.05, noise=0.1), 1, np.random.default_rng(2))
+    rows, columns = np.divmod(np.arange(4000), 100)
+    target, baseline = (Measured(np.exp(side[0]).ravel(), rows, columns) for side in both)
+    spread = spread_of(log_ratio(target, baseline))
+    assert (spread.process, spread.noise, spread.interaction) == pytest.approx((0.03, 0.1, 0.05), rel=0.25)
+    assert floor(baseline).process_sd == pytest.approx(0.03, rel=0.3)
+    assert floor(baseline).noise_sd == pytest.approx(0.01, rel=0.1)
+    single = Measured([1.0, 2.0], [0, 0], [0, 1])
+    with pytest.raises(ValueError, match="shows no spread"):
+        spread_of(log_ratio(single, single))
