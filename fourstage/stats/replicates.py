@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -175,7 +176,7 @@ class Effect:
     def ratio(self) -> float:
         return _exp(self.log)
 
-    @property
+    @cached_property
     def half_width(self) -> float:
         """Of the interval, on the log scale."""
         return float(self.variance.half_width(self.level)) if math.isfinite(self.se) else math.inf
@@ -188,20 +189,20 @@ class Effect:
     def high(self) -> float:
         return math.inf if math.isinf(self.half_width) else _exp(self.log + self.half_width)
 
-    @property
+    @cached_property
     def se(self) -> float:
         """Standard error of `log`."""
         return math.sqrt(float(self.variance.total))
 
-    @property
+    @cached_property
     def df(self) -> float:
         return float(self.variance.df) if math.isfinite(self.se) else 0.0
 
-    @property
+    @cached_property
     def p_value(self) -> float:
         return float(self.variance.p_value(self.log)) if math.isfinite(self.se) else 1.0
 
-    @property
+    @cached_property
     def p_equivalent(self) -> float:
         if not math.isfinite(self.se):
             return 1.0
