@@ -19,7 +19,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from fourstage.data.contents import Contents, stamps
-from fourstage.data.images import list_images
 from fourstage.json_text import parse_json
 from fourstage.paths import check_path, kind_of, shortened, too_long
 from fourstage.stages import Sample, SampleError, UserError
@@ -252,6 +251,8 @@ def _paths(root: Path, folder: str, relative: str) -> list[Path] | None:
             return [path] if path.exists() else None
     except (ValueError, OSError):
         return None
+    from fourstage.data.images import list_images  # with numpy, which a check of settings does without
+
     try:
         return list_images(path)
     except (SampleError, OSError):  # a folder without images

@@ -222,7 +222,8 @@ def test_a_name_is_short_and_one_line_whatever_is_in_it() -> None:
 def test_a_sweeps_runs_are_named_by_what_it_varied() -> None:
     assert named("batch_size=4", "seed=1", seed="1", batch_size="4") == "eventgpt-demo-fp32-T0.6-seed=1-batch_size=4"
     both = {"seed": "1", "dataset.seed": "2"}
-    assert settings.default_run_name(settings.check(composed()), both).endswith("-seed=1-dataset.seed=2")
+    config = settings.check(composed("seed=1", "dataset.seed=2"))
+    assert settings.default_run_name(config, both).endswith("-seed=1-dataset.seed=2")
     assert settings.name_of_varied(both) == "seed=1-dataset.seed=2"
 
 
