@@ -22,7 +22,6 @@ from contextlib import suppress
 from pathlib import Path
 from tempfile import gettempdir
 
-from fourstage.data import page_cache
 from fourstage.stages import SampleError
 
 READ_LIMIT_BYTES = 4 << 30  # of a larger file size and modification time count: reading it would take a minute
@@ -116,6 +115,8 @@ def _content(path: Path, found: os.stat_result | None) -> str:
         return "missing"
     if found.st_size > READ_LIMIT_BYTES:
         return f"{found.st_size} {found.st_mtime_ns}"
+    from fourstage.data import page_cache  # with numpy, which a check of settings does without
+
     try:
         cold = page_cache.cached_share([path]) == 0
         with path.open("rb") as file:
