@@ -525,8 +525,8 @@ def _record(prepared: _Prepared, kept: Kept, folder: RunFolder, measuring: _Meas
 
     from fourstage.records.columns import Columns
     from fourstage.records.table import RecordFile
+    from fourstage.report.run_table import print_run
     from fourstage.runs.environment import environment, git_diff
-    from fourstage.screen import print_run
     from fourstage.trust.checks import as_dict, as_tags, not_finished
 
     config = prepared.config

@@ -32,6 +32,7 @@ from hydra.experimental.callback import Callback as HydraCallback
 from fourstage.config import schema as settings
 from fourstage.config.compose import NUMBER, as_tree, jobs_of, study_of, swept_words
 from fourstage.config.schema import SweepSettings
+from fourstage.records.figures import JOBS
 from fourstage.runs.identity import code_hash
 from fourstage.runs.session import (
     FAILED,
@@ -491,29 +492,9 @@ def _folder_of(run: RunFacts) -> RunFolder | None:
     return folder if folder.state.run_id == run.run_id else None
 
 
-JOB_COLUMNS = {  # of the parent's table of jobs: heading → metric
-    "load_s": "stage1_load_s.median",
-    "preprocess_s": "stage2_preprocess_s.median",
-    "encode_s": "stage3_encode_s.median",
-    "decode_s": "stage4_decode_s.median",
-    "total_s": "total_s.median",
-    "ttft_s": "ttft_s.median",
-    "tpot_ms": "tpot_ms",
-    "output_tokens": "output_tokens.mean",
+JOB_COLUMNS = {figure.field: figure.metric for figure in JOBS} | {  # of the parent's table of jobs: heading → metric
     "samples_ok": "samples_ok",
     "samples_failed": "samples_failed",
-}
-
-
-NOTED = {  # of them in the parent's description: heading → column, unit
-    "load": ("load_s", "s"),
-    "preprocess": ("preprocess_s", "s"),
-    "encode": ("encode_s", "s"),
-    "decode": ("decode_s", "s"),
-    "total": ("total_s", "s"),
-    "TTFT": ("ttft_s", "s"),
-    "TPOT": ("tpot_ms", "ms"),
-    "output tokens": ("output_tokens", ""),
 }
 NOTED_JOBS = 40  # a tag holds 8000 characters
 
@@ -543,15 +524,12 @@ def fill_parent(folder: RunFolder, outcomes: Mapping[int, Outcome], children: Se
 
 def jobs_note(jobs: Sequence[Mapping[str, Any]]) -> str:
     """The parent's description, in Markdown: a row for each of the first jobs, figures as medians."""
-    from fourstage.records.wording import amount
     from fourstage.text import markdown_cell
 
-    def shown(value: Any, unit: str) -> str:
-        return "–" if value is None else amount(value, unit)
-
-    lines = [f"| run | state |{''.join(f' {heading} |' for heading in NOTED)}", f"|---|---|{'---|' * len(NOTED)}"]
+    headings = "".join(f" {figure.heading} |" for figure in JOBS)
+    lines = [f"| run | state |{headings}", f"|---|---|{'---|' * len(JOBS)}"]
     for job in jobs[:NOTED_JOBS]:
-        figures = "".join(f" {shown(job[key], unit)} |" for key, unit in NOTED.values())
+        figures = "".join(f" {figure.cell(job[figure.field])} |" for figure in JOBS)
         lines.append(f"| {markdown_cell(str(job['run']))} | {job['state'].lower()} |{figures}")
     if len(jobs) > NOTED_JOBS:
         lines.append(f"\n{len(jobs) - NOTED_JOBS} more jobs are in jobs.json.")

@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourstage.comparison.attribution import FACTORS, Attribution, attribute, logarithmic_mean, sentence
+from fourstage.comparison.attribution import FACTORS, Attribution, attribute_pairs, logarithmic_mean
+from fourstage.comparison.pairing import pair_keys, per_key
 from fourstage.records.columns import Columns
+from fourstage.report.wording import sentence
 from fourstage.stages import SampleRecord
 
 
@@ -52,8 +54,13 @@ def record(
     )
 
 
+def split(baseline: Sequence[SampleRecord], target: Sequence[SampleRecord], resamples: int = 200) -> Attribution | None:
+    pairs = pair_keys(per_key(Columns.of(baseline)), per_key(Columns.of(target)))
+    return attribute_pairs(pairs, resamples=resamples)
+
+
 def attributed(baseline: Sequence[SampleRecord], target: Sequence[SampleRecord], resamples: int = 200) -> Attribution:
-    found = attribute(Columns.of(baseline), Columns.of(target), resamples=resamples)
+    found = split(baseline, target, resamples)
     assert found is not None
     return found
 
@@ -192,9 +199,9 @@ def test_a_sample_that_lacks_one_time_is_left_out_and_counted() -> None:
 
 def test_runs_without_a_common_success_have_no_attribution() -> None:
     failed = replace(record("a"), error="broken", error_stage="decode")
-    assert attribute(Columns.of([record("a")]), Columns.of([failed])) is None
-    assert attribute(Columns.of([record("a")]), Columns.of([record("b")])) is None
-    assert attribute(Columns.of([]), Columns.of([])) is None
+    assert split([record("a")], [failed]) is None
+    assert split([record("a")], [record("b")]) is None
+    assert split([], []) is None
 
 
 def simulated(seed: int, n: int = 40, **factor: float) -> list[SampleRecord]:

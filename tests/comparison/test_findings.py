@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fourstage.comparison.effects import RunData
-from fourstage.comparison.findings import ARCHITECTURE, ENCODING, FEWER, LOADING, PER_TOKEN, RANKING, STUDIES, find
+from fourstage.comparison.run_data import RunData
+from fourstage.comparison.studies import ARCHITECTURE, ENCODING, FEWER, LOADING, PER_TOKEN, RANKING, STUDIES, find
 from fourstage.config.compose import conf_folder
 from fourstage.config.studies import GROUP, list_studies
 from fourstage.records.columns import Columns

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from fourstage.records.columns import Columns
-from fourstage.records.summary import STAGE_METRICS, summarise, summarise_run, tpot_over_context
+from fourstage.records.figures import OF_STAGE
+from fourstage.records.summary import summarise, summarise_run, tpot_over_context
 from fourstage.stages import STAGES, SampleRecord
 
 RECORD = SampleRecord(
@@ -92,7 +93,7 @@ def test_nothing_cannot_be_summarised() -> None:
 
 
 def test_stage_metrics_follow_the_order_of_the_stages() -> None:
-    assert tuple(STAGE_METRICS) == STAGES
+    assert [figure.stage for figure in OF_STAGE] == list(STAGES)
 
 
 def test_metric_names_are_those_of_the_design() -> None:

@@ -15,13 +15,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fourstage.comparison.effects import RunData
+from fourstage.cli.compare import WORDS as DEFAULTS
+from fourstage.cli.compare import compare_command, main
+from fourstage.comparison.baseline import choose_baselines
+from fourstage.comparison.exclusion import excluded_keys
+from fourstage.comparison.reading import read_runs
+from fourstage.comparison.run_data import RunData
 from fourstage.comparison.selection import Words, select_runs
 from fourstage.config.schema import SettingError
 from fourstage.records.columns import Columns
 from fourstage.records.table import write_records
-from fourstage.report.build import WORDS as DEFAULTS
-from fourstage.report.build import Compared, _excluded, _groups, compare_command, compare_sweep, main, read_runs, slug
+from fourstage.report.build import Compared, compare_sweep, slug
 from fourstage.stages import SampleRecord, UserError
 from fourstage.tracking.reader import RunFacts
 from fourstage.tracking.store import Destination
@@ -443,7 +447,7 @@ def test_groups_without_a_valid_baseline_are_told_and_the_others_compared() -> N
         for precision in ("fp32", "bf16")
     ]
     for named in (None, "id-eventgpt-bf16"):
-        groups, told = _groups(runs, named, ("model",), allow_invalid=False)
+        groups, told = choose_baselines(runs, named, ("model",), allow_invalid=False)
         assert [(label, [run.name for run in members], first) for label, members, first in groups] == [
             ("precision=bf16", ["model=eventgpt", "model=videollava"], 0)
         ]
@@ -451,17 +455,17 @@ def test_groups_without_a_valid_baseline_are_told_and_the_others_compared() -> N
             "not compared at precision=fp32: model=eventgpt (id-eventgpt-fp32) is invalid, it failed no_drift: against "
             "it nothing should be claimed; name another run with baseline=, or say allow_invalid=true"
         ]
-    assert len(_groups(runs, None, ("model",), allow_invalid=True)[0]) == 2
+    assert len(choose_baselines(runs, None, ("model",), allow_invalid=True)[0]) == 2
     nothing = [replace(run, valid=False, checks_failed=("no_drift",)) for run in runs]
     with pytest.raises(
         UserError, match=r"by=model: not compared at precision=fp32: .*; not compared at precision=bf16"
     ):
-        _groups(nothing, None, ("model",), allow_invalid=False)
+        choose_baselines(nothing, None, ("model",), allow_invalid=False)
 
 
 def test_of_a_groups_runs_with_the_baselines_settings_a_valid_one_is_taken() -> None:
     runs = [data("one", valid=False, model="a"), data("again", model="a"), data("other", model="b")]
-    ((_, members, first),), _ = _groups(runs, None, ("model",), allow_invalid=False)
+    ((_, members, first),), _ = choose_baselines(runs, None, ("model",), allow_invalid=False)
     assert members[first].run_id == "id-again"
 
 
@@ -503,9 +507,9 @@ def test_an_exclusion_that_leaves_out_nothing_or_all_is_one_line(
 def test_a_key_that_looks_like_a_glob_is_taken_as_it_is() -> None:
     runs = [replace(data("a"), columns=Columns.of([replace(r, key=key) for r in records(1, n=1)]))
             for key in ("clip [1]", "a,b", "clip 1")]  # fmt: skip
-    assert _excluded("clip [1]", runs) == ("clip [1]",)
-    assert _excluded("a,b", runs) == ("a,b",)
-    assert _excluded("clip ?", runs) == ("clip 1",)
+    assert excluded_keys("clip [1]", runs) == ("clip [1]",)
+    assert excluded_keys("a,b", runs) == ("a,b",)
+    assert excluded_keys("clip ?", runs) == ("clip 1",)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from fourstage.report.run_charts import plot_run
+from fourstage.records.plots import plot_run
 from fourstage.stages import SampleRecord
 
 RECORD = SampleRecord(
@@ -48,7 +48,7 @@ def test_a_bar_reaches_the_sum_of_the_stages() -> None:
 
 def test_the_line_has_the_slope_of_the_decode() -> None:
     axes = plot_run(RUN)["decode_s_against_output_tokens"].axes[0]
-    assert axes.get_legend().get_texts()[0].get_text().startswith("20 ms per token, 300 ms")
+    assert axes.get_legend().get_texts()[0].get_text().startswith("20.0 ms per token, 300 ms")
 
 
 def test_many_samples_become_one_bar_per_stage() -> None:
