@@ -71,7 +71,7 @@ def overview(comparison: Comparison) -> Table:
     rows = [
         (
             Cell(base.name, "baseline" if base.valid else "baseline, invalid", "" if base.valid else "invalid"),
-            NONE,
+            Cell(f"{first.n}", value=first.n) if first else NONE,
             _number(first.baseline_mean, "s") if first else NONE,
             *[NONE] * 6,
         )
@@ -100,7 +100,7 @@ def overview(comparison: Comparison) -> Table:
         "Runs against the baseline: mean total time of a sample",
         ("run", "n", "total", "difference", "ratio", "in words", "verdict", SECONDARY, "TPOT ratio"),
         tuple(rows),
-        f"{basis(comparison)} The baseline's total is over the samples that it shares with the first run.",
+        f"{basis(comparison)} The baseline's n and total are of the samples that it shares with the first run.",
     )
 
 

@@ -37,7 +37,7 @@ COLOURS = {
     "cached": "italic",
     "invalid": "red",
 }
-REMARKS = {"bad": "[red]do not use[/red]", "warned": "[yellow]mind[/yellow]", "note": "[yellow]note[/yellow]"}
+REMARKS = {"bad": "[red]do not use:[/red]", "warned": "[yellow]mind:[/yellow]", "note": "[yellow]note:[/yellow]"}
 
 
 def print_layout(screen: Console, layout: Layout) -> None:
@@ -73,7 +73,7 @@ def print_layout(screen: Console, layout: Layout) -> None:
 def print_notes(screen: Console, notes: Sequence[str], findings: Sequence[Finding]) -> None:
     """What else must be known, and what the study found."""
     for note in notes[:MOST_ROWS]:
-        screen.print(f"[yellow]note[/yellow] {shown(note)}")
+        screen.print(f"{REMARKS['note']} {shown(note)}")
     if len(notes) > MOST_ROWS:
         screen.print(f"[yellow]… and {len(notes) - MOST_ROWS} more notes, in compare.json[/yellow]")
     colours = {"yes": "green", "no": "red"}

@@ -298,7 +298,7 @@ def test_the_sentence_tells_what_cancels_out_within_no_difference() -> None:
     assert "within it two takes 50.0 ms in loading longer, and 50.0 ms in encoding less" in text
 
 
-def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_told() -> None:
+def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_clear() -> None:
     """Encoding and preprocessing scatter against each other: the larger part cannot be told, the smaller one can."""
     records = simulated(3)
     scatter = np.tile([-3.0, 3.0], 20)
@@ -313,7 +313,7 @@ def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_told(
         for r, d in zip(records, scatter, strict=True)
     ]
     text = sentence(attributed(records, target), "one", "two")
-    assert "; of what is told apart from chance, the largest part comes from loading (+100 ms, 17 % of the gap)" in text
+    assert "; of what is distinguishable from chance, the largest part comes from loading (+100 ms, 17 % of the gap)" in text
     assert "encoding" not in text
 
 

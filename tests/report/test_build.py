@@ -201,14 +201,16 @@ def test_the_screen_has_figures_shares_facts_causes_and_what_differs(
     store(where, "quick", target, {"precision": "bf16", "seed": "0"})
     assert main(["baseline=slow", "target=quick", f"uri={where.uri}", f"out={tmp_path / 'out'}"]) == 0
     out = capsys.readouterr().out
-    assert "11 samples pair; 1 succeeded in the baseline only (clip 11); 1 succeeded in the target only (another" in out
-    assert re.search(r"TPOT +11 +\d+\.\d+ ms +\d\.\d+ ms .* 0\.\d+ \[0\.\d+, 0\.\d+\] +\d+\.\d+x faster +Improved", out)
-    assert re.search(r"tokens out +11 +5 +5 .*as many as", out)
-    assert re.search(r"baseline +2\d\.\d % .* decode ", out)
-    assert "png read and decoded, 19.5 KiB on disk" in out
-    assert re.search(r"the time per token +-.* ms \[.*\] +\d+ %", out)
+    assert "means over 11 paired samples" in out
+    assert "Succeeded in slow and not in quick: 1 sample (clip 11); in no figure" in out
+    assert "Succeeded in quick and not in slow: 1 sample (another clip); in no figure" in out
+    assert re.search(r"TPOT +\d+\.\d+ ms +\d\.\d+ ms .* 0\.\d+ \[0\.\d+, 0\.\d+\] +\d+\.\d+x faster +Improved", out)
+    assert re.search(r"tokens out +5 tokens +5 tokens .*as many as", out)
+    assert re.search(r"decode .*Improved +\d\d\.\d % +\d+\.\d %\n.*median.*bottleneck", out)
+    assert re.search(r"load +png +png read and decoded +19\.5 KiB read", out)
+    assert re.search(r"the time per token +−.* ms \[.*\] +\d+\.\d %", out)
     assert "quick takes" in out
-    assert "precision: fp32, bf16" in out
+    assert re.search(r"precision +fp32 +bf16", out)
     assert "seed" not in out
     assert max(map(len, out.splitlines()[:-1])) <= 170
 
@@ -219,8 +221,7 @@ def test_more_runs_have_a_row_each_with_verdict_and_smallest_effect(
     sweep(where, a=(records(1), {}, {}), b=(records(2), {}, {}), c=(records(3, step=0.2), {}, {}))
     command(where, tmp_path)
     out = capsys.readouterr().out
-    assert "corrected over 2 runs, at 1 %" in out
-    assert re.search(r"a \(baseline\) +12", out)
+    assert re.search(r"a +12 .*\n +baseline ", out)
     assert re.search(r"b +12 .* Equivalent .* \d+(\.\d+)? %", out)
     assert re.search(r"c +12 .* slower +Regressed .* \d+(\.\d+)? %", out)
     assert "c takes" in out
@@ -238,11 +239,13 @@ def test_an_invalid_baseline_is_refused_and_an_invalid_target_marked(
         "another run with baseline=, or say allow_invalid=true"
     )
     command(where, tmp_path, allow_invalid="true")
-    assert "INVALID no_drift, closed_books" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "do not use: The baseline bad is invalid, so nothing below should be claimed." in out
+    assert "Invalid: bad (no_drift, closed_books)" in out
     found = command(where, tmp_path)
     assert "the baseline is good: bad before it failed no_drift, closed_books" in found.notes
     out = capsys.readouterr().out
-    assert "invalid: bad failed no_drift, closed_books" in out
+    assert "Invalid: bad (no_drift, closed_books)" in out
     assert [run["valid"] for run in written(tmp_path)["comparisons"][0]["runs"]] == [False, True]
 
 
@@ -347,8 +350,8 @@ def test_a_cached_stage_is_told_as_cached_with_its_filling(
     sweep(where, none=(records(1), {"cache": "none"}, {}), kept=(kept, {"cache": "frames"}, {}))
     command(where, tmp_path)
     out = capsys.readouterr().out
-    assert re.search(r"load .*\(cached\).*cached in the target", out)
-    assert "cached in the target: load; filling took 6.00 s, in no stage" in out
+    assert re.search(r"load .*cached in the target +cached .*\n.*median.* ms +median.*, cached", out)
+    assert "Cached in kept (the target): load; filling it took 6.00 s, which is in no stage" in out
     assert "from the cache of frames" in out
     pair = written(tmp_path)["comparisons"][0]["pairs"][0]
     assert (pair["cached"], pair["cache_fill_s"]["target"]) == ({"baseline": [], "target": ["load"]}, 6.0)
@@ -377,7 +380,7 @@ def test_a_sweep_is_compared_at_its_end_with_its_first_valid_run(where: Destinat
     assert comparison.runs[comparison.baseline].run_id == ids["good"]
     assert [path.name for path in found.files] == ["report.html", "report.md", "compare.json"]
     assert all(path.is_file() for path in found.files)
-    assert "bad INVALID" in found.markdown
+    assert "**bad** (invalid)" in found.markdown
     assert "Regressed" in found.markdown
     assert found.markdown.count("\n|") == 5
 
