@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourstage.comparison.pairing import Pairs
+from fourstage.records.figures import TOTAL
 from fourstage.stats.clusters import Floats, Ints
 from fourstage.stats.intervals import Interval, ratio_intervals
 
@@ -100,7 +101,7 @@ def attribute_pairs(
     the mean totals: they sum to ln(target / baseline) exactly (LMDI: Ang, Energy Policy 32, 2004, 1131–1139,
     whose additive and multiplicative forms are in this proportion).
     """
-    totals = np.isfinite(pairs.baseline("total_s")) & np.isfinite(pairs.target("total_s"))
+    totals = np.isfinite(pairs.baseline(TOTAL.field)) & np.isfinite(pairs.target(TOTAL.field))
     terms = [_terms(pairs.baseline), _terms(pairs.target)]
     there = {name: np.isfinite(terms[0][name]) & np.isfinite(terms[1][name]) & totals for name in terms[0]}
     known = [name for name, mask in there.items() if mask.any()]
@@ -186,7 +187,7 @@ def _terms(read: Callable[[str], Floats]) -> dict[str, Floats]:
     # without the time of the prefill no step was timed either: 0 steps of a record are then not known, not none
     unknown = np.isnan(prefill)
     terms |= {"steps": np.where(unknown, np.nan, steps), "steps_s": np.where(unknown, np.nan, steps_s)}
-    return terms | {"prefill": prefill, "total": read("total_s")}
+    return terms | {"prefill": prefill, "total": read(TOTAL.field)}
 
 
 def _per_step(side: Mapping[str, Floats]) -> Floats:

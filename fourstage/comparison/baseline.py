@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fourstage.comparison.selection import brief
+from fourstage.records.units import first_few
 from fourstage.stages import UserError
 
 if TYPE_CHECKING:
@@ -53,8 +54,7 @@ def choose_baselines(
 def _passed_over(runs: Sequence[RunData]) -> str:
     """Why none of the runs before the baseline is it."""
     invalid = [f"{run.name} before it {run.fault}" for run in runs if not run.valid]
-    more = f" and {len(invalid) - 3} more" if len(invalid) > 3 else ""
-    return "; ".join(invalid[:3]) + more if invalid else "those before it have nothing to be compared with"
+    return first_few(invalid, separator="; ") if invalid else "those before it have nothing to be compared with"
 
 
 def _refusal(run: RunData) -> str:

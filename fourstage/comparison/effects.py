@@ -263,7 +263,7 @@ def _shares(pairs: Pairs) -> tuple[Share, ...]:
     """Of the stages that both runs timed, over the samples where both did."""
     found = []
     for stage in STAGES:
-        sides = [(read(f"{stage}_s"), read("total_s")) for read in (pairs.baseline, pairs.target)]
+        sides = [(read(f"{stage}_s"), read(TOTAL.field)) for read in (pairs.baseline, pairs.target)]
         there = np.logical_and.reduce([np.isfinite(values) for side in sides for values in side])
         totals = [float(total[there].sum()) for _, total in sides]
         if all(total > 0 for total in totals):

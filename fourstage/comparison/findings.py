@@ -20,6 +20,7 @@ import numpy as np
 from fourstage.comparison.effects import Pairwise, Row, compare
 from fourstage.comparison.pairing import Pairs, pair_keys, per_key
 from fourstage.comparison.run_data import RunData, cache_fill_s, cached_stages
+from fourstage.records.figures import ENCODE, TOTAL
 from fourstage.records.units import seconds, with_limits
 from fourstage.stats.clusters import Floats
 from fourstage.stats.intervals import Interval, bootstrap_interval, paired_interval
@@ -82,7 +83,7 @@ def cheap(question: str, baseline: RunData, target: RunData) -> Finding:
     answers, told = [], []
     pairs = paired(baseline, target)
     for run, read in ((baseline, pairs.baseline), (target, pairs.target)):
-        encode, total = read("encode_s"), read("total_s")
+        encode, total = read(ENCODE.field), read(TOTAL.field)
         there = np.isfinite(encode) & np.isfinite(total)
         if not there.any():
             return Finding(question, CANNOT_TELL, f"{run.name} did not time it apart.")
@@ -157,7 +158,7 @@ def filling_in_words(none: RunData, run: RunData) -> str:
 def computing_s(read: Callable[[str], Floats]) -> Floats:
     """Seconds of encode, prefill and decode steps, a sample's share of its batch."""
     steps = np.where(np.isnan(read("prefill_share_s")), np.nan, read("steps_share_s"))
-    return read("encode_s") + read("prefill_share_s") + steps
+    return read(ENCODE.field) + read("prefill_share_s") + steps
 
 
 def asked(question: str, label: str) -> str:

@@ -38,6 +38,7 @@ from fourstage.comparison.findings import (
 from fourstage.comparison.grouping import group_by
 from fourstage.comparison.run_data import RunData, stage_facts
 from fourstage.config.schema import SettingError
+from fourstage.records.figures import ENCODE, PREFILL, TOKENS_OUT, TOTAL, TPOT, TTFT
 from fourstage.records.units import plain, with_limits
 from fourstage.stats.intervals import Interval, bootstrap_interval, paired_interval
 
@@ -86,7 +87,7 @@ def cache(runs: Sequence[RunData]) -> Iterator[Finding]:
             if none is None:
                 yield Finding(question, CANNOT_TELL, "No valid run without a cache is here.")
                 continue
-            row = compared(none, run).row("total")
+            row = compared(none, run).row(TOTAL.heading)
             yield Finding(question, quicker(row), f"{total_in_words(row)} {filling_in_words(none, run)}")
 
 
@@ -100,7 +101,7 @@ def batch(runs: Sequence[RunData]) -> Iterator[Finding]:
         sizes = sorted(by_size, key=lambda size: int(size[0]))
         for size in sizes[1:]:
             pair = compared(by_size[sizes[0]], by_size[size])
-            row, wait = pair.row("total"), pair.row("TTFT")
+            row, wait = pair.row(TOTAL.heading), pair.row(TTFT.heading)
             question = asked(f"Does a batch of {size[0]} give more throughput than {sizes[0][0]}", label)
             told = total_in_words(row)
             if row is not None and row.baseline_mean > 0 and row.target_mean > 0:
@@ -137,7 +138,7 @@ def fair_input(runs: Sequence[RunData]) -> Iterator[Finding]:
         yield Finding(RANKING, CANNOT_TELL, f"No valid runs of both models from {' or '.join(missing)} are here.")
         return
     for (label, *images), (_, *clips) in zip(found["images"], found["mp4"], strict=False):
-        rows = [compared(*images).row("total"), compared(*clips).row("total")]
+        rows = [compared(*images).row(TOTAL.heading), compared(*clips).row(TOTAL.heading)]
         told = " ".join(
             f"From {source}, {target.name} against {baseline.name}: {total_in_words(row)}"
             for source, row, (baseline, target) in zip(("images", "MP4"), rows, (images, clips), strict=True)
@@ -174,7 +175,7 @@ def _as_they_like(baseline: RunData, target: RunData, label: str) -> Iterator[Fi
     the total in both models. Each with its whole 95 % interval."""
     pair = compared(baseline, target)
     yield cause(asked(LOADING, label), pair, "load", DOMINATES)
-    tokens_out = pair.row("tokens out")
+    tokens_out = pair.row(TOKENS_OUT.heading)
     beside = ""
     if tokens_out is not None:
         beside = (
@@ -183,7 +184,7 @@ def _as_they_like(baseline: RunData, target: RunData, label: str) -> Iterator[Fi
         )
     yield cause(asked(FEWER, label), pair, "tokens", COUNTS, beside)
     yield cheap(asked(ENCODING, label), baseline, target)
-    tpot = pair.row("TPOT")
+    tpot = pair.row(TPOT.heading)
     beside = f" TPOT: {with_limits(tpot.ratio, '')} of the baseline's ({tpot.text})." if tpot is not None else ""
     yield cause(asked(PER_TOKEN, label), pair, "time_per_token", COUNTS, beside)
 
@@ -198,7 +199,7 @@ def _at_one_length(baseline: RunData, target: RunData, label: str) -> Iterator[F
     question = asked(ARCHITECTURE, label)
     pairs = paired(baseline, target)
     one, other = (computing_s(read) for read in (pairs.baseline, pairs.target))
-    lengths = [read("output_tokens") for read in (pairs.baseline, pairs.target)]
+    lengths = [read(TOKENS_OUT.field) for read in (pairs.baseline, pairs.target)]
     there = np.isfinite(one) & np.isfinite(other)
     if not there.any():
         yield Finding(question, CANNOT_TELL, "No sample has these stages timed apart in both runs.")
@@ -210,7 +211,7 @@ def _at_one_length(baseline: RunData, target: RunData, label: str) -> Iterator[F
     way = math.copysign(1.0, difference.estimate)
     parts = [
         f"{name} {with_limits(row.ratio, '')}"
-        for name in ("encode", "prefill", "TPOT")
+        for name in (ENCODE.heading, PREFILL.heading, TPOT.heading)
         if (row := compared(baseline, target).row(name)) is not None
     ]
     yield Finding(
@@ -275,7 +276,7 @@ def _form_changes(images: Sequence[RunData], clips: Sequence[RunData], label: st
     gaps: dict[str, list[float]] = {}
     clusters: dict[str, int] = {}
     for pairs in (paired(*images), paired(*clips)):
-        gap = pairs.target("total_s") - pairs.baseline("total_s")
+        gap = pairs.target(TOTAL.field) - pairs.baseline(TOTAL.field)
         for key, value, cluster in zip(pairs.keys, gap, pairs.clusters, strict=True):
             if math.isfinite(value):
                 gaps.setdefault(key, []).append(float(value))

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from fourstage.records.units import MISSING
 from fourstage.report.layout import Layout
 from fourstage.report.markdown import table_to_markdown
 from fourstage.report.tables import Cell, Table
@@ -87,7 +88,9 @@ def _csv_columns(table: Table, i: int) -> list[tuple[str, Callable[[Row], object
     name = table.columns[i] or "figure"
     cells = [row[i] for row in table.rows]
     if all(cell.value is None for cell in cells):
-        found: list[tuple[str, Callable[[Row], object]]] = [(name, lambda row: one_line(row[i].text))]
+        found: list[tuple[str, Callable[[Row], object]]] = [
+            (name, lambda row: "" if row[i].text == MISSING else one_line(row[i].text))
+        ]
         if any(cell.detail for cell in cells):
             found.append((f"{name} detail", lambda row: one_line(row[i].detail)))
         return found

@@ -83,7 +83,7 @@ def table_to_markdown(made: Table) -> str:
     def shown(one: Cell) -> str:
         text = markdown_cell(one.text)
         text = f"**{text}**" if one.mark in BOLD and text else text
-        return f"{text} ({markdown_cell(one.detail)})" if one.detail else text
+        return f"{text} ({markdown_cell(one.details)})" if one.details else text
 
     lines = [
         line([markdown_cell(name) for name in made.columns]),

@@ -40,6 +40,12 @@ class Cell:
     mark: str = ""  # "Improved", "Regressed", "Equivalent", "Inconclusive", "cached", "bottleneck" or "invalid"
     value: float | Interval | None = None
     unit: str = ""  # of `value`
+    extra: str = ""  # a detail for where there is room: on a page, not at a terminal
+
+    @property
+    def details(self) -> str:
+        """All that belongs to it."""
+        return ", ".join(filter(None, (self.extra, self.detail)))
 
 
 @dataclass(frozen=True)
@@ -282,8 +288,8 @@ def _interval(interval: Interval, unit: str = "") -> Cell:
 
 def _side(mean: float, median: float, row: Row, cached: bool) -> Cell:
     unit = row.unit if row.unit in ("s", "ms", "bytes") else ""  # the unit of a count is there once
-    detail = f"median {amount(median, unit)}" + (", cached" if cached else "")
-    return replace(_number(mean, row.unit), detail=detail, mark="cached" if cached else "")
+    mark = "cached" if cached else ""
+    return replace(_number(mean, row.unit), detail=mark, mark=mark, extra=f"median {amount(median, unit)}")
 
 
 def _verdict(row: Row) -> Cell:

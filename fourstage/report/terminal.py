@@ -94,7 +94,8 @@ def _print_table(screen: Console, made: Table) -> None:
     table = RichTable(box=box.SIMPLE_HEAD, pad_edge=False)
     numeric = [any(row[i].value is not None for row in made.rows) for i in range(len(made.columns))]
     for name, number in zip(made.columns, numeric, strict=True):
-        table.add_column(shown(name), justify="right" if number else "left", overflow="fold")
+        heading = "\n".join(shown(name).rsplit(" ", 1)) if number else shown(name)  # a number is not broken
+        table.add_column(heading, justify="right" if number else "left", overflow="fold", no_wrap=number)
     for i, row in enumerate(made.rows[:MOST_ROWS]):
         if made.last_is_sum and i == len(made.rows) - 1:
             table.add_section()

@@ -32,7 +32,7 @@ from hydra.experimental.callback import Callback as HydraCallback
 from fourstage.config import schema as settings
 from fourstage.config.compose import NUMBER, as_tree, jobs_of, study_of, swept_words
 from fourstage.config.schema import SweepSettings
-from fourstage.records.figures import JOBS
+from fourstage.records.figures import JOBS, TOTAL
 from fourstage.runs.identity import code_hash
 from fourstage.runs.session import (
     FAILED,
@@ -549,11 +549,11 @@ def side_by_side(destination: Destination, runs: Sequence[RunFacts]) -> dict[str
     for run in runs:
         name = run.name if f"{run.name}" not in answers else f"{run.name} (job {run.tags.get('fourstage.job')})"
         answers.append(name)
-        times.append(f"{name}: total_s")
+        times.append(f"{name}: {TOTAL.field}")
         for sample in run_samples(destination, run.run_id):
             row = rows.setdefault(str(sample["sample"]), {key: sample[key] for key in columns})
             row.setdefault(name, sample["output"] if sample["error"] is None else f"failed: {sample['error']}")
-            row.setdefault(f"{name}: total_s", sample["total_s"])
+            row.setdefault(f"{name}: {TOTAL.field}", sample[TOTAL.field])
     columns += [*answers, *times, "output"]
     for row in rows.values():
         row["output"] = _together({name: str(row[name]) for name in answers if name in row})

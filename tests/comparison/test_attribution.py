@@ -313,7 +313,10 @@ def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_clear
         for r, d in zip(records, scatter, strict=True)
     ]
     text = sentence(attributed(records, target), "one", "two")
-    assert "; of what is distinguishable from chance, the largest part comes from loading (+100 ms, 17 % of the gap)" in text
+    assert (
+        "; of what is distinguishable from chance, the largest part comes from loading (+100 ms, 17 % of the gap)"
+        in text
+    )
     assert "encoding" not in text
 
 

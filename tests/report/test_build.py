@@ -204,9 +204,9 @@ def test_the_screen_has_figures_shares_facts_causes_and_what_differs(
     assert "means over 11 paired samples" in out
     assert "Succeeded in slow and not in quick: 1 sample (clip 11); in no figure" in out
     assert "Succeeded in quick and not in slow: 1 sample (another clip); in no figure" in out
-    assert re.search(r"TPOT +\d+\.\d+ ms +\d\.\d+ ms .* 0\.\d+ \[0\.\d+, 0\.\d+\] +\d+\.\d+x faster +Improved", out)
+    assert re.search(r"TPOT +\d+\.\d+ ms +\d+ µs .* 0\.\d+ \[0\.\d+, 0\.\d+\] +\d+\.\d+x faster +Improved", out)
     assert re.search(r"tokens out +5 tokens +5 tokens .*as many as", out)
-    assert re.search(r"decode .*Improved +\d\d\.\d % +\d+\.\d %\n.*median.*bottleneck", out)
+    assert re.search(r"decode .*Improved +\d\d\.\d % +\d+\.\d %\n +bottleneck", out)
     assert re.search(r"load +png +png read and decoded +19\.5 KiB read", out)
     assert re.search(r"the time per token +−.* ms \[.*\] +\d+\.\d %", out)
     assert "quick takes" in out
@@ -350,7 +350,7 @@ def test_a_cached_stage_is_told_as_cached_with_its_filling(
     sweep(where, none=(records(1), {"cache": "none"}, {}), kept=(kept, {"cache": "frames"}, {}))
     command(where, tmp_path)
     out = capsys.readouterr().out
-    assert re.search(r"load .*cached in the target +cached .*\n.*median.* ms +median.*, cached", out)
+    assert re.search(r"load .*cached in the +cached .*\n +cached +target +no verdict", out)
     assert "Cached in kept (the target): load; filling it took 6.00 s, which is in no stage" in out
     assert "from the cache of frames" in out
     pair = written(tmp_path)["comparisons"][0]["pairs"][0]
@@ -525,6 +525,17 @@ def three_runs(tmp_path_factory: pytest.TempPathFactory) -> Destination:
     store(where, "torn", records(2))
     store(where, "torn", None, status="FAILED")
     return where
+
+
+def test_the_beginning_of_an_id_names_a_run(three_runs: Destination) -> None:
+    runs = select_runs(three_runs, Words(sweep="night")).runs
+    short = [run.run_id[:8] for run in runs]
+    chosen = select_runs(three_runs, Words(baseline=short[0], target=short[1]))
+    assert [run.run_id for run in chosen.runs] == [run.run_id for run in runs[:2]]
+    chosen = select_runs(three_runs, Words(sweep="night", baseline=short[1]))
+    assert (chosen.runs[chosen.baseline].run_id, len(chosen.runs)) == (runs[1].run_id, len(runs))
+    with pytest.raises(SettingError, match="no finished run 'abcde'"):
+        select_runs(three_runs, Words(baseline="abcde", target=short[1]))  # too short for an id
 
 
 def test_a_name_that_runs_share_is_refused_with_their_ids(three_runs: Destination) -> None:
