@@ -45,6 +45,7 @@ class Factor:
 
     @property
     def label(self) -> str:
+        """The cause in words."""
         return LABELS[self.name]
 
     @property
@@ -70,6 +71,7 @@ class Attribution:
     clusters: Ints  # of each key, from 0: keys that shared a call of the model are one
 
     def factor(self, name: str) -> Factor:
+        """The factor of that name, of FACTORS."""
         return next(factor for factor in self.factors if factor.name == name)
 
 
@@ -105,17 +107,17 @@ def attribute_pairs(
     terms = [_terms(pairs.baseline), _terms(pairs.target)]
     there = {name: np.isfinite(terms[0][name]) & np.isfinite(terms[1][name]) & totals for name in terms[0]}
     known = [name for name, mask in there.items() if mask.any()]
-    kept = np.logical_and.reduce([totals, *(there[name] for name in known)])
-    if not kept.any():
+    used = np.logical_and.reduce([totals, *(there[name] for name in known)])
+    if not used.any():
         return None
-    one, other = ({name: side[name][kept] for name in (*known, "total")} for side in terms)
+    one, other = ({name: side[name][used] for name in (*known, "total")} for side in terms)
     parts = split(one, other)
     names = tuple(parts)
     gap = other["total"] - one["total"]
     per_sample = np.stack(list(parts.values()), axis=1)
 
-    codes = np.unique(pairs.clusters[kept], return_inverse=True)[1].reshape(-1)
-    groups, n = int(codes.max()) + 1, int(kept.sum())
+    codes = np.unique(pairs.clusters[used], return_inverse=True)[1].reshape(-1)
+    groups, n = int(codes.max()) + 1, int(used.sum())
 
     def summed(values: Floats) -> Floats:
         return np.bincount(codes, weights=values, minlength=groups).astype(np.float64)
@@ -145,7 +147,7 @@ def attribute_pairs(
         ratio=ratio,
         factors=factors,
         missing=tuple(name for name in FACTORS if name not in parts),
-        keys=tuple(key for key, keep in zip(pairs.keys, kept, strict=True) if keep),
+        keys=tuple(key for key, use in zip(pairs.keys, used, strict=True) if use),
         per_sample=per_sample,
         clusters=codes,
     )

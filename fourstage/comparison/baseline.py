@@ -23,28 +23,27 @@ if TYPE_CHECKING:
 def choose_baselines(
     runs: Sequence[RunData], named: str | None, by: Sequence[str], allow_invalid: bool
 ) -> tuple[list[tuple[str, list[RunData], int]], list[str]]:
-    """The groups that can be compared, each with its baseline's place, and what a reader must know of the others and
-    of the choice of the baseline.
+    """The groups that can be compared, each with its baseline's index, and notes on the others and on the choice.
 
-    Where no baseline is named, it is the first run against which something can be compared. Raises UserError where
-    there is none.
+    Without a named baseline, it is the first run with which any group can be compared. Raises UserError where there
+    is none.
     """
     tried = [i for i, run in enumerate(runs) if named is None or run.run_id == named]
     reasons: list[str] = []
     for baseline in tried:
-        told: list[str] = []
+        notes: list[str] = []
         found = []
-        for label, members, places in _divide(runs, baseline, by, told):
-            if allowed := [place for place in places if members[place].valid or allow_invalid]:
+        for label, members, candidates in _divide(runs, baseline, by, notes):
+            if allowed := [index for index in candidates if members[index].valid or allow_invalid]:
                 found.append((label, members, allowed[0]))
                 continue
             where = f" at {label}" if label else ""
-            told.append(f"not compared{where}: {_refusal(members[places[0]])}")
+            notes.append(f"not compared{where}: {_refusal(members[candidates[0]])}")
         if found:
             if baseline and named is None:
-                told.insert(0, f"the baseline is {runs[baseline].name}: {_passed_over(runs[:baseline])}")
-            return found, told
-        reasons = reasons or told
+                notes.insert(0, f"the baseline is {runs[baseline].name}: {_passed_over(runs[:baseline])}")
+            return found, notes
+        reasons = reasons or notes
     if by:
         raise UserError(f"by={brief(','.join(by))}: {'; '.join(reasons)}")
     first = _refusal(runs[tried[0]])
@@ -65,12 +64,11 @@ def _refusal(run: RunData) -> str:
 
 
 def _divide(
-    runs: Sequence[RunData], baseline: int, by: Sequence[str], lonely: list[str]
+    runs: Sequence[RunData], baseline: int, by: Sequence[str], unmatched: list[str]
 ) -> list[tuple[str, list[RunData], list[int]]]:
-    """The groups to compare: label, runs and the places that the baseline can have; what has no partner is appended
-    to `lonely`.
+    """The groups to compare: label, runs, and the indexes of the runs that can be the baseline.
 
-    In each group the baseline is a run with the baseline's own values of the chosen settings.
+    Why a run or a group is not compared is appended to `unmatched`. In each group the baseline is a run with the baseline's own values of the chosen settings.
     """
     if not by:
         return [("", list(runs), [baseline])]
@@ -80,8 +78,8 @@ def _divide(
     wanted = next(
         (choice, name)
         for group in groups
-        for place, choice, name in zip(group.members, group.choices, group.names, strict=True)
-        if place == baseline
+        for index, choice, name in zip(group.members, group.choices, group.names, strict=True)
+        if index == baseline
     )
     found = []
     order = list(dict.fromkeys(choice for group in groups for choice in group.choices))
@@ -92,14 +90,14 @@ def _divide(
             [group.names[i] for i in together], [run.params for run in members], [run.run_id for run in members]
         )
         members = [replace(run, name=name) for run, name in zip(members, names, strict=True)]
-        same = [place for place, i in enumerate(together) if group.choices[i] == wanted[0]]
+        same = [index for index, i in enumerate(together) if group.choices[i] == wanted[0]]
         if baseline in group.members:
             same = [[run.run_id for run in members].index(runs[baseline].run_id)]
         where = f" at {group.label}" if group.label else ""
         if not same:
-            lonely.append(f"no run with {wanted[1]}{where}: {', '.join(names)} there is compared with nothing")
+            unmatched.append(f"no run with {wanted[1]}{where}: {', '.join(names)} there is compared with nothing")
         elif len(members) < 2:
-            lonely.append(f"only {names[0]}{where}: nothing to compare it with")
+            unmatched.append(f"only {names[0]}{where}: nothing to compare it with")
         else:
             found.append((group.label, members, same))
     return found

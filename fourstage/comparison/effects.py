@@ -121,6 +121,7 @@ class Pairwise:
     attribution: Attribution | None  # None where nothing pairs
 
     def row(self, name: str) -> Row | None:
+        """The figure with that heading; None where it was not measured in both."""
         return next((row for row in self.rows if row.name == name), None)
 
     @property
@@ -141,7 +142,7 @@ class Comparison:
     """All runs, and each of the others against the baseline."""
 
     runs: tuple[RunData, ...]
-    baseline: int  # its place in `runs`
+    baseline: int  # its index in `runs`
     pairs: tuple[Pairwise, ...]  # in the order of `runs`, without the baseline
     settings: tuple[Setting, ...]  # that differ between any of the runs
     facts: tuple[tuple[StageFacts, ...], ...]  # of each run
@@ -293,10 +294,10 @@ def _effects(pairs: Pairs, seed: int, resamples: int, level: float) -> list[_Eff
         alike.setdefault(there[:, row].tobytes(), []).append(int(row))
     effects: list[_Effect | None] = [None] * len(COMPARISON)
     for rows in alike.values():
-        kept = there[:, rows[0]]
-        one, other = before[kept][:, rows], after[kept][:, rows]
+        present = there[:, rows[0]]
+        one, other = before[present][:, rows], after[present][:, rows]
         n = len(one)
-        codes = np.unique(pairs.clusters[kept], return_inverse=True)[1].reshape(-1)
+        codes = np.unique(pairs.clusters[present], return_inverse=True)[1].reshape(-1)
         below = by_cluster(one, codes)
         sizes = np.broadcast_to(by_cluster(np.ones((n, 1)), codes), below.shape)
         tops = np.concatenate([by_cluster(other - one, codes), by_cluster(other, codes)], axis=1)

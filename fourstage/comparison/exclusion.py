@@ -38,6 +38,7 @@ def excluded_keys(text: str, runs: Sequence[RunData]) -> tuple[str, ...]:
 
 
 def without(columns: Columns, keys: Sequence[str]) -> Columns:
+    """The records of all other samples."""
     import numpy as np
 
     gone = set(keys)

@@ -1,12 +1,11 @@
-"""Findings: the question that a study asks, answered from its runs with a measured yes, no or cannot tell.
+"""Findings: a question about runs, answered from measurements with yes, no or cannot tell.
 
 An answer is yes or no only where an interval excludes the other one; everything else is "cannot tell". The criteria
-are this module's constants and the docstrings of its functions. Runs are compared that differ in what the study asks
-about and in nothing else that it sweeps; where more settings were swept, each is answered apart. Left out: how a
-finding is shown.
+are this module's constants and the docstrings of its functions. Left out: which questions a study asks
+(`studies.py`), and how a finding is shown.
 
-    for finding in find("event_vs_video", runs):
-        finding.question, finding.answer, finding.measured
+    finding = cause("Is loading the cause?", pair, "load", DOMINATES)
+    finding.answer, finding.measured
 """
 
 from __future__ import annotations
@@ -26,13 +25,9 @@ from fourstage.stats.clusters import Floats
 from fourstage.stats.intervals import Interval, bootstrap_interval, paired_interval
 
 YES, NO, CANNOT_TELL = "yes", "no", "cannot tell"
-
 DOMINATES = 0.5  # of the gap: more than this, and a factor outweighs all others together
-
-COUNTS = 0.05  # of the gap: less than this, and a factor is no cause worth telling
-
+COUNTS = 0.05  # of the gap: less than this, and a factor is not reported as a cause
 CHEAP = 0.10  # of the total
-
 MARGIN = 0.02  # within which two times are the same, as in the comparison's verdicts
 
 
@@ -62,8 +57,8 @@ def cause(question: str, pair: Pairwise, name: str, share: float, beside: str = 
         )
     sign = math.copysign(1.0, gap.estimate)
     slower, faster = (pair.target_name, pair.baseline_name)[:: int(sign)]
-    place = [item.name for item in found.factors].index(name)
-    beyond = sign * (found.per_sample[:, place] - share * found.per_sample.sum(axis=1))
+    column = [item.name for item in found.factors].index(name)
+    beyond = sign * (found.per_sample[:, column] - share * found.per_sample.sum(axis=1))
     interval = bootstrap_interval(beyond, "mean", found.clusters)
     answer = YES if interval.low > 0 else NO if interval.high < 0 else CANNOT_TELL
     return Finding(
@@ -75,12 +70,14 @@ def cause(question: str, pair: Pairwise, name: str, share: float, beside: str = 
 
 
 def signed(interval: Interval, sign: float) -> Interval:
+    """The interval, or its mirror image for a sign of -1."""
     low, high = sorted((sign * interval.low, sign * interval.high))
     return Interval(low, high, sign * interval.estimate, interval.level, interval.n)
 
 
 def cheap(question: str, baseline: RunData, target: RunData) -> Finding:
-    answers, told = [], []
+    """Yes: encoding is below CHEAP of the total in both runs, with its whole interval; no: above in one."""
+    answers, parts = [], []
     pairs = paired(baseline, target)
     for run, read in ((baseline, pairs.baseline), (target, pairs.target)):
         encode, total = read(ENCODE.field), read(TOTAL.field)
@@ -90,12 +87,13 @@ def cheap(question: str, baseline: RunData, target: RunData) -> Finding:
         mean, share = encode[there].mean(), paired_interval(total[there], encode[there], pairs.clusters[there])[1]
         answers.append(YES if share.high < CHEAP else NO if share.low > CHEAP else CANNOT_TELL)
         percent = Interval(100 * share.low, 100 * share.high, 100 * share.estimate, share.level, share.n)
-        told.append(f"{run.name} {seconds(float(mean))}, {with_limits(percent, '%')} of its total")
+        parts.append(f"{run.name} {seconds(float(mean))}, {with_limits(percent, '%')} of its total")
     answer = NO if NO in answers else CANNOT_TELL if CANNOT_TELL in answers else YES
-    return Finding(question, answer, f"{'; '.join(told)} (n={pairs.n}).")
+    return Finding(question, answer, f"{'; '.join(parts)} (n={pairs.n}).")
 
 
 def turns(rows: Sequence[Row | None]) -> str:
+    """Yes: all differences are detected and have opposite signs; no: all the same sign."""
     if any(row is None or not row.detected for row in rows):
         return CANNOT_TELL
     signs = {math.copysign(1.0, row.difference.estimate) for row in rows if row is not None}
@@ -112,12 +110,14 @@ def quicker(row: Row | None) -> str:
 
 
 def differs(ratio: Interval) -> str:
+    """Yes: the interval of the ratio excludes 1; no: it lies within the margin."""
     if ratio.low > 1 / (1 + MARGIN) and ratio.high < 1 + MARGIN:
         return NO
     return CANNOT_TELL if ratio.contains(1.0) else YES
 
 
 def total_in_words(row: Row | None) -> str:
+    """How long a sample takes in both runs, in one sentence."""
     if row is None:
         return "No sample succeeded in both runs."
     return (
@@ -127,6 +127,7 @@ def total_in_words(row: Row | None) -> str:
 
 
 def wait_in_words(row: Row | None) -> str:
+    """How long a sample waits for its first token in both runs."""
     if row is None:
         return "the wait for the first token was not measured."
     return (
@@ -141,18 +142,18 @@ def filling_in_words(none: RunData, run: RunData) -> str:
     saved = np.sum([pairs.baseline(stage) - pairs.target(stage) for stage in stages], axis=0)
     there = np.isfinite(saved)
     if (fill := cache_fill_s(run)) is None or not there.any():
-        return "What filling took is not on the records."
+        return "How long filling took is not on the records."
     saving = bootstrap_interval(saved[there], "mean", pairs.clusters[there])
     samples = len(np.unique(run.columns.measured.done.key_codes))
-    told = (
+    text = (
         f"The cached stages save {with_limits(saving)} of it; filling took {seconds(fill)} in all, "
         f"{seconds(fill / samples)} a sample, before the measurement"
     )
     if saving.low <= 0:
-        return f"{told}: it is not seen to be paid back."
+        return f"{text}: no payback was detected."
     # each pass, also the first, saves this much
     passes = math.ceil(fill / samples / saving.estimate)
-    return f"{told}: paid back after {passes} pass{'es' if passes > 1 else ''} over the data."
+    return f"{text}: paid back after {passes} pass{'es' if passes > 1 else ''} over the data."
 
 
 def computing_s(read: Callable[[str], Floats]) -> Floats:
@@ -162,12 +163,15 @@ def computing_s(read: Callable[[str], Floats]) -> Floats:
 
 
 def asked(question: str, label: str) -> str:
+    """The question, with the settings that it is asked at."""
     return f"{question} ({label})?" if label else f"{question}?"
 
 
 def compared(baseline: RunData, target: RunData) -> Pairwise:
+    """One run against another."""
     return compare([baseline, target]).pairs[0]
 
 
 def paired(baseline: RunData, target: RunData) -> Pairs:
+    """The samples that succeeded in both runs."""
     return pair_keys(per_key(baseline.columns), per_key(target.columns))

@@ -46,12 +46,15 @@ class Pairs:
 
     @property
     def n(self) -> int:
+        """How many keys succeeded in both."""
         return len(self.keys)
 
     def baseline(self, quantity: str) -> Floats:
+        """One of QUANTITIES in the baseline, a value for each key."""
         return np.asarray(self.baseline_values[:, QUANTITIES.index(quantity)])
 
     def target(self, quantity: str) -> Floats:
+        """One of QUANTITIES in the target, a value for each key."""
         return np.asarray(self.target_values[:, QUANTITIES.index(quantity)])
 
 
@@ -140,8 +143,8 @@ def _clusters(baseline: PerKey, left: Ints, target: PerKey, right: Ints) -> Ints
 
 
 def _calls_of_pairs(run: PerKey, rows: Ints) -> tuple[Ints, Ints]:
-    """Of each record that is in a pair: the pair's place and the call it came from."""
-    place = np.full(len(run.keys), -1)
-    place[rows] = np.arange(len(rows))
-    pair_of = place[run.of_record]
+    """Of each record that is in a pair: the pair's index and the call it came from."""
+    index = np.full(len(run.keys), -1)
+    index[rows] = np.arange(len(rows))
+    pair_of = index[run.of_record]
     return pair_of[pair_of >= 0], run.calls[pair_of >= 0]

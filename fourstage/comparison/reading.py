@@ -42,7 +42,7 @@ def read_runs(
     from fourstage.tracking.reader import records_file
 
     names = distinct_names([run.name for run in runs], [run.params for run in runs], [run.run_id for run in runs])
-    found, places, left_out = [], {}, []
+    found, files, left_out = [], {}, []
     for run, name in zip(runs, names, strict=True):
         try:
             path = records_file(destination, run, folder)
@@ -56,7 +56,7 @@ def read_runs(
             why = f"its records.parquet cannot be read: {one_line(str(error)) or type(error).__name__}"
             left_out.append(LeftOut(name, run.run_id, why))
             continue
-        places[run.run_id] = path
+        files[run.run_id] = path
         found.append(
             RunData(
                 run_id=run.run_id,
@@ -70,7 +70,7 @@ def read_runs(
                 checks_warned=_listed(run.tags.get("fourstage.checks_warned", "")),
             )
         )
-    return found, places, tuple(left_out)
+    return found, files, tuple(left_out)
 
 
 def _refuse_unusable(path: Path, columns: Columns) -> None:
@@ -89,7 +89,7 @@ def _refuse_unusable(path: Path, columns: Columns) -> None:
         raise UserError(f"{path}: a batch of {columns.batch_size.min()} samples: expected 1 or more")
 
 
-def read_texts(found: Comparison, places: Mapping[str, Path], whole: Mapping[str, Columns]) -> tuple[TextRow, ...]:
+def read_texts(found: Comparison, files: Mapping[str, Path], whole: Mapping[str, Columns]) -> tuple[TextRow, ...]:
     """What the first runs answered to the first samples of the baseline; `whole` has all rows of each run's file."""
     from fourstage.comparison.texts import compare_texts
 
@@ -97,7 +97,7 @@ def read_texts(found: Comparison, places: Mapping[str, Path], whole: Mapping[str
     runs = [base, *(run for run in found.runs if run is not base)][:TEXT_RUNS]
     measured = base.columns.measured
     keys = [measured.keys[code] for code in dict.fromkeys(measured.key_codes.tolist())][:TEXT_SAMPLES]
-    return compare_texts([(run.name, _first_records(whole[run.run_id], keys, places[run.run_id])) for run in runs])
+    return compare_texts([(run.name, _first_records(whole[run.run_id], keys, files[run.run_id])) for run in runs])
 
 
 def _first_records(columns: Columns, keys: Sequence[str], path: Path) -> list[SampleRecord]:

@@ -96,8 +96,8 @@ def cache_fill_s(run: RunData) -> float | None:
 def differing_settings(runs: Sequence[RunData]) -> tuple[Setting, ...]:
     """The settings that are not the same in all of the runs, without labels: names, and where they were logged."""
     names = sorted({name for run in runs for name in run.params})
-    told = (name for name in names if not is_label(name))
-    values = ((name, tuple(run.params.get(name, "-") for run in runs)) for name in told)
+    compared = (name for name in names if not is_label(name))
+    values = ((name, tuple(run.params.get(name, "-") for run in runs)) for name in compared)
     return tuple(Setting(name, of_runs) for name, of_runs in values if len(set(of_runs)) > 1)
 
 

@@ -1,6 +1,6 @@
 """Which runs are compared: the last sweep's, those of a named one, two by name, or what a search finds.
 
-Finished runs with records are compared; the others of the sweep are left out, and why is told. Left out: opening
+Finished runs with records are compared; the others of the sweep are left out, with the reason. Left out: opening
 their files (`build.py`), and the comparison.
 
     chosen = select_runs(destination, Words(sweep="night", by=("model",)))
@@ -55,7 +55,7 @@ class Chosen:
 
     name: str  # of the sweep, or of the two runs
     runs: tuple[RunFacts, ...]  # finished ones
-    baseline: int  # its place in `runs`; where it was not named, another may be taken
+    baseline: int  # its index in `runs`; if it was not named, another may be taken
     left_out: tuple[LeftOut, ...]
     parent: RunFacts | None  # of the sweep, where there is one
     named: bool = False  # the baseline was asked for
@@ -103,6 +103,7 @@ def in_order(runs: Sequence[RunFacts]) -> list[RunFacts]:
 
 
 def is_parent(run: RunFacts) -> bool:
+    """Whether it is the parent of a sweep, which measured nothing itself."""
     return run.tags.get("fourstage.role") == "parent"
 
 

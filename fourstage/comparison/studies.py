@@ -76,8 +76,8 @@ def event_vs_video(runs: Sequence[RunData]) -> Iterator[Finding]:
 def cache(runs: Sequence[RunData]) -> Iterator[Finding]:
     """For each model and kind of cache against none: is a sample quicker by more than chance and the margin?
 
-    Filling is in no stage: it is told with the number of passes over the data after which it has paid, by what the
-    cached stages themselves save: what else differs between the runs is not the cache's.
+    Filling is in no stage: the answer gives the number of passes over the data after which it has paid, by what the
+    cached stages themselves save; other differences between the runs are not the cache's.
     """
     for label, by_cache in _groups(runs, ("cache",)):
         none = by_cache.pop(("none",), None)
@@ -95,7 +95,7 @@ def batch(runs: Sequence[RunData]) -> Iterator[Finding]:
     """For each model and batch size against the smallest: does the machine take less time for a sample?
 
     A sample's share of the batch's time is the inverse of the throughput; how long it waits for its first token is
-    told beside it.
+    reported with it.
     """
     for label, by_size in _groups(runs, ("batch_size",)):
         sizes = sorted(by_size, key=lambda size: int(size[0]))
@@ -103,13 +103,13 @@ def batch(runs: Sequence[RunData]) -> Iterator[Finding]:
             pair = compared(by_size[sizes[0]], by_size[size])
             row, wait = pair.row(TOTAL.heading), pair.row(TTFT.heading)
             question = asked(f"Does a batch of {size[0]} give more throughput than {sizes[0][0]}", label)
-            told = total_in_words(row)
+            measured = total_in_words(row)
             if row is not None and row.baseline_mean > 0 and row.target_mean > 0:
-                told += (
+                measured += (
                     f" Throughput is {plain(1 / row.target_mean)} samples/s instead of {plain(1 / row.baseline_mean)};"
                     f" {wait_in_words(wait)}"
                 )
-            yield Finding(question, quicker(row), told)
+            yield Finding(question, quicker(row), measured)
 
 
 def tokens(runs: Sequence[RunData]) -> Iterator[Finding]:
@@ -139,11 +139,11 @@ def fair_input(runs: Sequence[RunData]) -> Iterator[Finding]:
         return
     for (label, *images), (_, *clips) in zip(found["images"], found["mp4"], strict=False):
         rows = [compared(*images).row(TOTAL.heading), compared(*clips).row(TOTAL.heading)]
-        told = " ".join(
+        measured = " ".join(
             f"From {source}, {target.name} against {baseline.name}: {total_in_words(row)}"
             for source, row, (baseline, target) in zip(("images", "MP4"), rows, (images, clips), strict=True)
         )
-        yield Finding(asked(RANKING, label), turns(rows), told)
+        yield Finding(asked(RANKING, label), turns(rows), measured)
         yield _form_changes(images, clips, label)
 
 
@@ -330,8 +330,8 @@ def _groups(runs: Sequence[RunData], words: Sequence[str]) -> list[tuple[str, di
     found = []
     for group in groups:
         of_group: dict[tuple[str, ...], RunData] = {}
-        for place, choice in zip(group.members, group.choices, strict=True):
-            of_group.setdefault(choice, runs[place])
+        for index, choice in zip(group.members, group.choices, strict=True):
+            of_group.setdefault(choice, runs[index])
         found.append((group.label, of_group))
     return found
 

@@ -107,6 +107,7 @@ class Columns:
 
     @property
     def input_tokens(self) -> Floats:
+        """Text and visual tokens of the prompt."""
         return self.text_tokens + self.visual_tokens
 
     @property
@@ -120,8 +121,8 @@ class Columns:
         n, size, start = len(self), self.batch_size, self.started_unix_s
         new = (size[1:] != size[:-1]) | (start[1:] != start[:-1])
         starts = np.flatnonzero(np.concatenate([np.ones(min(n, 1), dtype=np.bool_), new]))
-        place = np.arange(n) - np.repeat(starts, np.diff(starts, append=n))  # within what started together
-        return np.cumsum(place % size == 0) - 1
+        index = np.arange(n) - np.repeat(starts, np.diff(starts, append=n))  # within what started together
+        return np.cumsum(index % size == 0) - 1
 
     def where(self, mask: NDArray[np.bool_]) -> Columns:
         """The records at which the mask is true; codes keep their meaning."""

@@ -109,10 +109,12 @@ class Journal:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, record: SampleRecord) -> None:
+        """Write one record, so that it survives a kill."""
         self._file.write(json.dumps({name: getattr(record, name) for name in FIELDS}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file, which stays."""
         self._file.close()
 
 

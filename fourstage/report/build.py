@@ -227,10 +227,10 @@ def _pictures(
     written = written or next((root for run in runs if (root := run.params.get("dataset.root"))), "")
     database = database_path(destination.uri)
     beside = [database.parent.parent] if database else []  # a store in mlruns/ of the folder that was worked in
-    told = [(run.params, run.tags.get("fourstage.dataset_hash", "")) for run in runs]
+    run_data = [(run.params, run.tags.get("fourstage.dataset_hash", "")) for run in runs]
     roots = [root for root in places(written, beside) if root.is_dir()] or ([Path(written)] if written else [])
     try:
-        return read_pictures(told, keys, roots)
+        return read_pictures(run_data, keys, roots)
     except Exception as error:  # of data that changed since, or of settings that another program wrote
         return {}, f"no pictures of the samples: {type(error).__name__}: {error}"
 

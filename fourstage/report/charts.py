@@ -99,7 +99,7 @@ def stage_bars(comparison: Comparison) -> Plot | None:
     names = [part for part in FILLS if any(part in bar.parts for bar in there)]
     left = np.zeros(len(there))
     rows: Floats = np.arange(len(there), dtype=np.float64)
-    for place, part in enumerate(names):
+    for index, part in enumerate(names):
         values = np.array([bar.parts[part].estimate if part in bar.parts else 0.0 for bar in there])
         axes.barh(rows, values, left=left, height=0.66, color=FILLS[part], hatch=HATCHES[part], edgecolor="white",
                   linewidth=0.6, label=part)  # fmt: skip
@@ -108,11 +108,11 @@ def stage_bars(comparison: Comparison) -> Plot | None:
                 share = f"{100 * values[row] / bar.total.estimate:.0f} %"
                 share = f"{part} {share}" if values[row] > 0.22 * width else share  # else it does not fit
                 box = {"facecolor": FILLS[part], "edgecolor": "none", "pad": 1.2}
-                place_s = left[row] + 0.015 * width
-                axes.text(place_s, row, share, ha="left", va="center", fontsize=8, color=ON_FILL[part], bbox=box)
+                left_s = left[row] + 0.015 * width
+                axes.text(left_s, row, share, ha="left", va="center", fontsize=8, color=ON_FILL[part], bbox=box)
         intervals = [bar.parts.get(part) for bar in there]
         # each stage's own at its end, one below another so that short stages stay apart
-        whiskers(axes, intervals, left, rows + 0.33 - 0.05 * place, 0.9)
+        whiskers(axes, intervals, left, rows + 0.33 - 0.05 * index, 0.9)
         left += values
     whiskers(axes, [bar.total for bar in there], np.zeros(len(there)), rows - 0.22, 1.8)
     for row, bar in enumerate(there):
@@ -123,7 +123,7 @@ def stage_bars(comparison: Comparison) -> Plot | None:
     axes.set_xlabel("mean time of a sample (s)")
     axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False, fontsize=8.5)
     over = f"the {len(common)} samples that all of them answered" if common else "each run's own samples, which differ"
-    told = "; ".join(
+    described = "; ".join(
         f"{bar.name} {seconds(bar.total.estimate)}: "
         + ", ".join(f"{part} {seconds(value.estimate)}" for part, value in bar.parts.items())
         for bar in there[:6]
@@ -133,7 +133,7 @@ def stage_bars(comparison: Comparison) -> Plot | None:
         STAGE_PLOTS[0],
         f"Where the time of a sample goes: stage after stage, means over {over}{_of(comparison, MOST_BARS)}. Whiskers "
         f"are {100 * comparison.level:.0f} % intervals, thick of the total, thin of each stage at its end",
-        f"Stacked bars of mean time: {told}{more}.",
+        f"Stacked bars of mean time: {described}{more}.",
         laid_out(figure),
     )
 
@@ -189,13 +189,13 @@ def waterfall(pair: Pairwise, number: int = 1) -> Plot | None:
     axes.set_xlim(start, high + 0.24 * (high - start))
     note = "; the axis does not begin at 0" if start else ""
     axes.set_xlabel(f"mean time of a sample (s){note}")
-    told = ", ".join(
+    described = ", ".join(
         f"{name} {'+' if step.estimate > 0 else '−'}{seconds(abs(step.estimate))}" for name, step, _ in steps
     )
     return Plot(
         f"waterfall_{number}",
         f"From {pair.baseline_name} to {pair.target_name}: what each factor adds (hatched) or takes away",
-        f"Waterfall from {seconds(found.baseline_s)} to {seconds(found.target_s)} a sample: {told}.",
+        f"Waterfall from {seconds(found.baseline_s)} to {seconds(found.target_s)} a sample: {described}.",
         laid_out(figure),
     )
 
@@ -207,9 +207,9 @@ def time_against_tokens(comparison: Comparison) -> Plot | None:
     if not any(len(set(tokens.tolist())) > 1 for _, tokens, _ in points):
         return None
     figure, shown = panels(len(points), 2.3)
-    told = []
+    described = []
     ahead: tuple[Floats, Floats] | None = None
-    for place, (axes, (run, tokens, times)) in enumerate(zip(shown, points, strict=True)):
+    for index, (axes, (run, tokens, times)) in enumerate(zip(shown, points, strict=True)):
         kept = np.unique(np.linspace(0, len(tokens) - 1, min(len(tokens), MOST_POINTS)).round().astype(int))
         axes.scatter(tokens[kept], times[kept], s=16, color=COLOURS["decode"], alpha=0.65, linewidths=0)
         if len(set(tokens.tolist())) > 1:
@@ -224,14 +224,14 @@ def time_against_tokens(comparison: Comparison) -> Plot | None:
         else:
             text = f"all {len(tokens)} have {tokens[0]:g} tokens: no line"
         axes.set_title(f"{short_name(run.name)}\n{text}", fontsize=8.5, loc="left")
-        told.append(f"{short_name(run.name)}: {text}")
-        if place % columns_of(len(points)) == 0:
+        described.append(f"{short_name(run.name)}: {text}")
+        if index % columns_of(len(points)) == 0:
             axes.set_ylabel("decode (s)")
     return Plot(
         TOKEN_PLOTS[0],
         "Decode time against output tokens, with the line fitted by least squares (dashed: the baseline's)"
         + _of(comparison, MOST_PANELS),
-        f"Scatter plots: {'; '.join(told)}.",
+        f"Scatter plots: {'; '.join(described)}.",
         labelled(figure, "output tokens"),
     )
 
@@ -247,23 +247,23 @@ def token_histograms(comparison: Comparison) -> Plot | None:
     width = -(-(high - low + 1) // MOST_BINS)  # whole tokens a bar
     edges = np.arange(low, high + width + 1, width) - 0.5
     figure, shown = panels(len(lengths), 1.7)
-    for place, (axes, (run, tokens)) in enumerate(zip(shown, lengths, strict=True)):
+    for index, (axes, (run, tokens)) in enumerate(zip(shown, lengths, strict=True)):
         axes.hist(tokens, bins=edges.tolist(), color=COLOURS["preprocess"], edgecolor=INK, linewidth=0.6)
         axes.axvline(float(np.median(tokens)), color=LINE, linewidth=1.6, linestyle="--")
         axes.set_title(
             f"{short_name(run.name)}\nmedian {np.median(tokens):g}, n = {len(tokens)}", fontsize=8.5, loc="left"
         )
-        if place % columns_of(len(lengths)) == 0:
+        if index % columns_of(len(lengths)) == 0:
             axes.set_ylabel("samples")
         axes.yaxis.get_major_locator().set_params(integer=True)
-    told = "; ".join(
+    described = "; ".join(
         f"{short_name(run.name)}: {tokens.min():g} to {tokens.max():g}, median {np.median(tokens):g}"
         for run, tokens in lengths
     )
     return Plot(
         TOKEN_PLOTS[1],
         "Output tokens of each sample (dashed: the median)" + _of(comparison, MOST_PANELS),
-        f"Histograms of output tokens: {told}.",
+        f"Histograms of output tokens: {described}.",
         labelled(figure, "output tokens"),
     )
 

@@ -75,6 +75,7 @@ def drawing() -> Iterator[None]:
 
 
 def short_name(text: str) -> str:
+    """A name of at most NAME letters, its middle left out, as text for matplotlib."""
     text = one_line(text)
     if len(text) > NAME:
         text = f"{text[: NAME // 2]}…{text[-(NAME - NAME // 2 - 1) :]}"
@@ -82,6 +83,7 @@ def short_name(text: str) -> str:
 
 
 def is_finite(interval: Interval) -> bool:
+    """Whether an interval has limits that can be drawn."""
     return math.isfinite(interval.low) and math.isfinite(interval.high) and interval.high > interval.low
 
 
@@ -92,10 +94,10 @@ def whiskers(
     known = [(i, one) for i, one in enumerate(intervals) if one is not None and is_finite(one)]
     if not known:
         return
-    places = [i for i, _ in known]
+    indexes = [i for i, _ in known]
     middles = np.array([one.estimate for _, one in known])
     reach = [middles - [one.low for _, one in known], [one.high for _, one in known] - middles]
-    axes.errorbar(starts[places] + middles, rows[places], xerr=np.clip(reach, 0, None), fmt="none", ecolor=INK,
+    axes.errorbar(starts[indexes] + middles, rows[indexes], xerr=np.clip(reach, 0, None), fmt="none", ecolor=INK,
                   elinewidth=width, capsize=1.5 + width, capthick=width)  # fmt: skip
 
 
@@ -113,6 +115,7 @@ def new_figure(width: float, height: float) -> tuple[Figure, Any]:
 
 
 def columns_of(n: int) -> int:
+    """How many of n panels stand beside each other."""
     return min(n, 3 if n != 4 else 2)
 
 
@@ -135,6 +138,7 @@ def panels(n: int, height: float) -> tuple[Figure, list[Any]]:
 
 
 def labelled(figure: Figure, text: str) -> Figure:
+    """The figure with one label below all of its panels."""
     figure.supxlabel(text, fontsize=9)
     return laid_out(figure)
 

@@ -159,9 +159,9 @@ def _chosen_texts(texts: Sequence[TextRow], comparison: Comparison) -> tuple[tup
     return chosen, " ".join(limits)
 
 
-def _named(answers: Sequence[Answer | None], place: int, comparison: Comparison) -> Answer:
-    run = comparison.runs[place].name
-    answer = answers[place] if place < len(answers) else None
+def _named(answers: Sequence[Answer | None], index: int, comparison: Comparison) -> Answer:
+    run = comparison.runs[index].name
+    answer = answers[index] if index < len(answers) else None
     if answer is None:
         return Answer(run, "", "", None, None, "not measured", None, ())
     return replace(answer, run=run)
@@ -187,12 +187,12 @@ def about(answer: Answer) -> str:
 
 def cut(spans: Sequence[Span], most: int) -> list[Span]:
     """The first letters of a marked text, and how many more there are."""
-    kept: list[Span] = []
+    first: list[Span] = []
     left = most
     for span in spans:
         if left <= 0:
             break
-        kept.append(replace(span, text=span.text[:left]))
+        first.append(replace(span, text=span.text[:left]))
         left -= len(span.text)
     more = sum(len(span.text) for span in spans) - most
-    return [*kept, Span(f" … {more} letters more", "same")] if more > 0 else kept
+    return [*first, Span(f" … {more} letters more", "same")] if more > 0 else first

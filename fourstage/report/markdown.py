@@ -102,9 +102,9 @@ def _texts(layout: Layout) -> str:
     rows = []
     for row in layout.texts[:MOST_TEXTS]:
         asked = row.question + (f" (reference: {row.reference})" if row.reference else "")
-        for place, answer in enumerate(answer for answer in row.answers if answer is not None):
+        for index, answer in enumerate(answer for answer in row.answers if answer is not None):
             text = _marked(cut(answer.spans, MOST_LETTERS)) if not answer.error else markdown_cell(answer.error)
-            cells = [row.key if not place else "", _short(asked) if not place else "", answer.run]
+            cells = [row.key if not index else "", _short(asked) if not index else "", answer.run]
             rows.append(f"| {' | '.join([*map(markdown_cell, cells), text, markdown_cell(about(answer))])} |")
     limit = min(len(layout.texts), MOST_TEXTS)
     of = len(layout.subject.texts)

@@ -137,7 +137,7 @@ def test_a_cache_pays_back_what_filling_it_cost() -> None:
     assert "The cached stages save 45" in frames.measured
     assert "paid back after 3 passes over the data" in frames.measured
     assert tensors.answer in ("no", "cannot tell")
-    assert "What filling took is not on the records" in tensors.measured
+    assert "How long filling took is not on the records" in tensors.measured
 
 
 def test_a_batch_that_shares_its_time_gives_more_throughput() -> None:

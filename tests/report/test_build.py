@@ -206,7 +206,7 @@ def test_the_screen_has_figures_shares_facts_causes_and_what_differs(
     assert "Succeeded in quick and not in slow: 1 sample (another clip); in no figure" in out
     assert re.search(r"TPOT +\d+\.\d+ ms +\d+ µs .* 0\.\d+ \[0\.\d+, 0\.\d+\] +\d+\.\d+x faster +Improved", out)
     assert re.search(r"tokens out +5 tokens +5 tokens .*as many as", out)
-    assert re.search(r"decode .*Improved +\d\d\.\d % +\d+\.\d %\n +bottleneck", out)
+    assert re.search(r"decode .*Improved +\d\d\.\d % +\d+\.\d % *\n +bottleneck", out)
     assert re.search(r"load +png +png read and decoded +19\.5 KiB read", out)
     assert re.search(r"the time per token +−.* ms \[.*\] +\d+\.\d %", out)
     assert "quick takes" in out
