@@ -68,7 +68,8 @@ def _divide(
 ) -> list[tuple[str, list[RunData], list[int]]]:
     """The groups to compare: label, runs, and the indexes of the runs that can be the baseline.
 
-    Why a run or a group is not compared is appended to `unmatched`. In each group the baseline is a run with the baseline's own values of the chosen settings.
+    Why a run or a group is not compared is appended to `unmatched`. In each group the baseline is a run with the
+    baseline's own values of the chosen settings.
     """
     if not by:
         return [("", list(runs), [baseline])]

@@ -15,7 +15,8 @@ from fourstage.comparison.attribution import FACTORS, Attribution, attribute_pai
 from fourstage.comparison.pairing import pair_keys, per_key
 from fourstage.records.columns import Columns
 from fourstage.report.wording import sentence
-from fourstage.stages import SampleRecord
+from fourstage.stages import STAGES, SampleRecord
+from tests.builders import timed
 
 
 def record(
@@ -32,26 +33,9 @@ def record(
     position: int = 0,
 ) -> SampleRecord:
     """As `loop.py` makes them: stages are shares of the batch's seconds, prefill and steps what a sample waits."""
-    decode = (prefill + sum(token_s) + waited + tail) / batch_size
-    stages = [load / batch_size, preprocess / batch_size, encode / batch_size, decode]
-    return SampleRecord(
-        key=key,
-        sample_id=key,
-        position=position,
-        repeat=repeat,
-        batch_size=batch_size,
-        load_s=stages[0],
-        preprocess_s=stages[1],
-        encode_s=stages[2],
-        decode_s=decode,
-        total_s=sum(stages),
-        prefill_s=prefill,
-        ttft_s=load + preprocess + encode + prefill,
-        token_s=tuple(token_s),
-        text_tokens=10,
-        visual_tokens=90,
-        output_tokens=len(token_s) + 1,
-    )
+    made = timed(key, load, preprocess, encode, prefill, token_s, tail + waited, repeat=repeat, position=position)
+    shared = {f"{stage}_s": (getattr(made, f"{stage}_s") or 0.0) / batch_size for stage in STAGES}
+    return replace(made, **shared, total_s=sum(shared.values()), batch_size=batch_size)  # type: ignore[arg-type]
 
 
 def split(baseline: Sequence[SampleRecord], target: Sequence[SampleRecord], resamples: int = 200) -> Attribution | None:

@@ -20,6 +20,7 @@ from fourstage.comparison.run_data import RunData, cached_stages
 from fourstage.comparison.verdicts import Verdict, detectable_errors, holm, tails
 from fourstage.records.columns import Columns
 from fourstage.stages import STAGES, SampleRecord, UserError
+from tests.builders import timed
 
 CLAIMS = (Verdict.IMPROVED, Verdict.REGRESSED)
 
@@ -40,31 +41,10 @@ def records(
             step * factor.get("step", 1),
         )
         token_s = (step,) * (int(tokens[i] * factor.get("tokens", 1)) - 1)
-        decode = prefill + sum(token_s) + 0.0005
         found.append(
-            SampleRecord(
-                key=f"clip {i}",
-                sample_id=f"{i}",
-                position=position,
-                repeat=position // n,
-                started_unix_s=float(position),
-                source="png",
-                images=5,
-                bytes_read=1000,
-                load_s=load,
-                preprocess_s=preprocess,
-                encode_s=encode,
-                decode_s=decode,
-                total_s=load + preprocess + encode + decode,
-                prefill_s=prefill,
-                ttft_s=load + preprocess + encode + prefill,
-                token_s=token_s,
-                text_tokens=40,
-                visual_tokens=577,
-                output_tokens=len(token_s) + 1,
-                peak_memory_bytes=2**30,
-            )
-        )
+            timed(f"clip {i}", load, preprocess, encode, prefill, token_s, tail=0.0005, sample_id=f"{i}",
+                  position=position, repeat=position // n, started_unix_s=float(position), bytes_read=1000)
+        )  # fmt: skip
     return found
 
 

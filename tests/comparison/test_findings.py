@@ -17,6 +17,7 @@ from fourstage.config.compose import conf_folder
 from fourstage.config.studies import GROUP, list_studies
 from fourstage.records.columns import Columns
 from fourstage.stages import SampleRecord
+from tests.builders import timed
 
 COSTS = {"load": 0.010, "preprocess": 0.010, "encode": 0.010, "prefill": 0.020, "step": 0.002}
 
@@ -28,14 +29,9 @@ def records(seed: int, n: int = 30, tokens: int = 101, noise: float = 0.01, **co
         factors = rng.lognormal(0, noise, 5) * size
         load, preprocess, encode, prefill, step = factors * list((COSTS | costs).values())
         steps = (step,) * (tokens - 1)
-        decode = prefill + sum(steps)
         made.append(
-            SampleRecord(
-                key=f"clip {i}", sample_id=f"{i}", position=i, started_unix_s=float(i), source="png", images=5,
-                load_s=load, preprocess_s=preprocess, encode_s=encode, decode_s=decode, prefill_s=prefill,
-                total_s=load + preprocess + encode + decode, ttft_s=load + preprocess + encode + prefill,
-                token_s=steps, text_tokens=40, visual_tokens=577, output_tokens=tokens,
-            )
+            timed(f"clip {i}", load, preprocess, encode, prefill, steps, sample_id=f"{i}", position=i,
+                  started_unix_s=float(i))
         )  # fmt: skip
     return made
 

@@ -9,18 +9,9 @@ from dataclasses import replace
 import pytest
 
 from fourstage.records.plots import plot_run
-from fourstage.stages import SampleRecord
+from tests.builders import timed
 
-RECORD = SampleRecord(
-    key="a",
-    sample_id="a",
-    position=0,
-    load_s=0.1,
-    preprocess_s=0.2,
-    encode_s=0.3,
-    decode_s=1.0,
-    output_tokens=10,
-)
+RECORD = timed(prefill=1.0, token_s=(), output_tokens=10)
 RUN = [replace(RECORD, key=f"clip_$_{n}", position=n, decode_s=0.5 + 0.02 * n, output_tokens=10 + n) for n in range(12)]
 
 

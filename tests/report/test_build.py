@@ -30,6 +30,7 @@ from fourstage.stages import SampleRecord, UserError
 from fourstage.tracking.reader import RunFacts
 from fourstage.tracking.store import Destination
 from fourstage.tracking.writer import TrackedRun
+from tests.builders import timed
 
 
 def records(seed: int, n: int = 12, **costs: float) -> list[SampleRecord]:
@@ -38,15 +39,10 @@ def records(seed: int, n: int = 12, **costs: float) -> list[SampleRecord]:
         default = {"load": 0.05, "preprocess": 0.02, "encode": 0.04, "prefill": 0.03, "step": 0.01}
         load, preprocess, encode, prefill, step = rng.lognormal(0, 0.01, 5) * size[i] * list((default | costs).values())
         token_s = (step,) * 4
-        decode = prefill + sum(token_s)
         made.append(
-            SampleRecord(
-                key=f"clip {i}", sample_id=f"{i}", position=i, started_unix_s=float(i), source="png", images=5,
-                bytes_read=20_000, load_s=load, preprocess_s=preprocess, encode_s=encode, decode_s=decode,
-                prefill_s=prefill, total_s=load + preprocess + encode + decode, token_s=token_s,
-                ttft_s=load + preprocess + encode + prefill, text_tokens=40, visual_tokens=577, output_tokens=5,
-                peak_memory_bytes=2**30, output="a car", output_ids=(1, 2), question="What is there?",
-            )
+            timed(f"clip {i}", load, preprocess, encode, prefill, token_s, sample_id=f"{i}", position=i,
+                  started_unix_s=float(i), bytes_read=20_000, output="a car", output_ids=(1, 2),
+                  question="What is there?")
         )  # fmt: skip
     return made
 

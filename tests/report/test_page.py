@@ -26,6 +26,7 @@ from fourstage.report.layout import MOST_TEXTS, Subject, lay_out
 from fourstage.report.markdown import to_markdown
 from fourstage.report.wording import sentence
 from fourstage.stages import STAGES, SampleRecord
+from tests.builders import timed
 
 EVIL = "<script>alert(1)</script>\"' onload=x $a^b$ | `code` [x](http://evil.example) ![y](http://evil.example/y.png)"
 EVIL += (
@@ -47,35 +48,11 @@ def records(slower: float = 1.0, n: int = 8, first: int = 0, output: str = "A re
         size = (1 + 0.1 * i) * slower * (1 + 0.01 * ((7 * i) % 5))
         token_s = (0.01 * size,) * (5 + i)
         load, preprocess, encode, prefill = 0.02 * size, 0.01 * size, 0.03 * size, 0.04 * size
-        decode = prefill + sum(token_s)
         found.append(
-            SampleRecord(
-                key=f"clip {i}",
-                sample_id=f"{i}",
-                position=i,
-                source="png",
-                images=5,
-                bytes_read=2048,
-                load_s=load,
-                preprocess_s=preprocess,
-                encode_s=encode,
-                decode_s=decode,
-                total_s=load + preprocess + encode + decode,
-                prefill_s=prefill,
-                ttft_s=load + preprocess + encode + prefill,
-                token_s=token_s,
-                text_tokens=40,
-                visual_tokens=577,
-                output_tokens=len(token_s) + 1,
-                peak_memory_bytes=2**30,
-                question="What is there?",
-                prompt="USER: What is there? ASSISTANT:",
-                output=output,
-                output_ids=tuple(range(len(token_s) + 1)),
-                finish_reason="eos",
-                reference="A red car.",
-            )
-        )
+            timed(f"clip {i}", load, preprocess, encode, prefill, token_s, sample_id=f"{i}", position=i,
+                  bytes_read=2048, question="What is there?", prompt="USER: What is there? ASSISTANT:", output=output,
+                  output_ids=tuple(range(len(token_s) + 1)), finish_reason="eos", reference="A red car.")
+        )  # fmt: skip
     return found
 
 
