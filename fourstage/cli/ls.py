@@ -7,12 +7,12 @@
 Every other word filters: a setting of the run (model=, precision=, temperature=, dataset=, model.frames=, …), or
 name=, status=, valid=, sweep=, study=, host=, device=; `*` stands for any characters.
 
-| word | means |
+| setting | meaning |
 |---|---|
 | `uri=`, `experiment=` | the store and the experiment; `sqlite:///mlruns/mlflow.db`, `fourstage` |
 | `limit=` | how many runs to show; 20, all with 0 |
 
-Times are medians. `id` is enough of the run's id to name it in compare.
+Times are medians. `id` is the beginning of the run's id: it names the run in compare.
 """
 
 from __future__ import annotations

@@ -97,10 +97,10 @@ def read_texts(found: Comparison, files: Mapping[str, Path], whole: Mapping[str,
     runs = [base, *(run for run in found.runs if run is not base)][:TEXT_RUNS]
     measured = base.columns.measured
     keys = [measured.keys[code] for code in dict.fromkeys(measured.key_codes.tolist())][:TEXT_SAMPLES]
-    return compare_texts([(run.name, _first_records(whole[run.run_id], keys, files[run.run_id])) for run in runs])
+    return compare_texts([(run.name, first_records(whole[run.run_id], keys, files[run.run_id])) for run in runs])
 
 
-def _first_records(columns: Columns, keys: Sequence[str], path: Path) -> list[SampleRecord]:
+def first_records(columns: Columns, keys: Sequence[str], path: Path) -> list[SampleRecord]:
     """Of each key the first measured record that succeeded, else the first."""
     import numpy as np
 

@@ -11,11 +11,26 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from fourstage.comparison.reading import read_runs
+from fourstage.comparison.reading import first_records, read_runs
+from fourstage.records.columns import Columns
 from fourstage.records.table import write_records
 from fourstage.tracking.reader import RunFacts
 from fourstage.tracking.store import Destination
+from tests.builders import timed
 from tests.stores import records
+
+
+def test_of_repeats_the_first_that_succeeded_is_read_and_sentinels_never(tmp_path: Path) -> None:
+    made = [
+        timed("a", output="watching", role="sentinel"),
+        timed("a", error="broken", error_stage="load"),
+        timed("a", output="second", repeat=1),
+        timed("a", output="third", repeat=2),
+        timed("b", error="broken", error_stage="load"),
+    ]
+    write_records(made, path := tmp_path / "records.parquet")
+    found = first_records(Columns.read(path), ["a", "b", "gone"], path)
+    assert [(record.key, record.output) for record in found] == [("a", "second"), ("b", None)]
 
 
 def column(name: str, values: Any) -> Callable[[Path], None]:
