@@ -21,7 +21,7 @@ from fourstage.report.wording import headline
 from fourstage.text import markdown_cell, one_line
 
 MOST_TEXTS, MOST_LETTERS = 10, 400
-MOST_ROWS = 40  # of a summary
+MOST_ROWS = 30  # of a summary: a tag of MLflow holds 8000 characters
 BOLD = {"Improved", "Regressed", "bottleneck", "invalid"}
 
 

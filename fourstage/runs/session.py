@@ -151,7 +151,7 @@ def _prepare(job: Job, config: Config, kept: Kept) -> _Prepared:
     with signals_held():  # an exception inside a half-done import would leave it broken
         _import_quickly(
             "trust.evidence",
-            "screen",
+            "report.run_table",
             "runs.resume",
             "tracking.deliver",
             "models.loaded",
