@@ -13,6 +13,8 @@ from fourstage.data.formats.demo import make_demo
 from fourstage.tracking.reader import RunFacts, find_runs
 from fourstage.tracking.store import Destination, open_store
 from tests.small import SIZE, SMALL, Run, into
+from tests.stores import records, sweep
+from tests.stores import store as store_run
 
 CACHE = TemporaryDirectory(prefix="fourstage-cache-")  # until this process ends; its children share it
 os.environ["FOURSTAGE_CACHE"] = CACHE.name
@@ -79,3 +81,21 @@ def run(store: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return code, left[0] if left else None
 
     return call
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Destination:
+    """An empty store, in a folder of the test's own."""
+    return Destination(f"sqlite:///{tmp_path}/mlruns/mlflow.db", None, "fourstage")
+
+
+@pytest.fixture(scope="session")
+def three_runs(tmp_path_factory: pytest.TempPathFactory) -> Destination:
+    """A sweep of two, and runs that share a name."""
+    where = Destination(f"sqlite:///{tmp_path_factory.mktemp('three')}/mlruns/mlflow.db", None, "fourstage")
+    sweep(where, a=(records(1), {}, {}), b=(records(2), {}, {}))
+    store_run(where, "twin", records(1))
+    store_run(where, "twin", records(2))
+    store_run(where, "torn", records(2))
+    store_run(where, "torn", None, status="FAILED")
+    return where

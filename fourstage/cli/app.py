@@ -20,7 +20,7 @@ from fourstage.cli.command import UNUSABLE
 
 COMMANDS = {  # name → module, what it does
     "run": ("fourstage.cli.run", "measure one configuration, or with -m a sweep of them"),
-    "compare": ("fourstage.report.build", "compare runs, and write report.html"),
+    "compare": ("fourstage.cli.compare", "compare runs, and write report.html"),
     "ls": ("fourstage.cli.ls", "list runs and sweeps, newest first"),
     "ui": ("fourstage.cli.ui", "open MLflow's UI on the store"),
     "inspect": ("fourstage.runs.inspection", "show every tensor of one sample, stage by stage"),

@@ -7,12 +7,12 @@
 Every other word filters: a setting of the run (model=, precision=, temperature=, dataset=, model.frames=, …), or
 name=, status=, valid=, sweep=, study=, host=, device=; `*` stands for any characters.
 
-| word | means |
+| setting | meaning |
 |---|---|
 | `uri=`, `experiment=` | the store and the experiment; `sqlite:///mlruns/mlflow.db`, `fourstage` |
 | `limit=` | how many runs to show; 20, all with 0 |
 
-Times are medians. `id` is enough of the run's id to name it in compare.
+Times are medians. `id` is the beginning of the run's id: it names the run in compare.
 """
 
 from __future__ import annotations
@@ -23,21 +23,14 @@ from typing import TYPE_CHECKING
 
 from fourstage.cli.command import run_command
 from fourstage.config.schema import SettingError
+from fourstage.records.figures import LISTED
+from fourstage.records.units import MISSING
 from fourstage.stages import UserError
 
 if TYPE_CHECKING:
     from fourstage.tracking.reader import RunFacts
 
 WORDS = {"uri": "sqlite:///mlruns/mlflow.db", "experiment": "fourstage", "limit": "20"}
-FIGURES = {  # heading → metric, unit
-    "load": ("stage1_load_s.median", "s"),
-    "preprocess": ("stage2_preprocess_s.median", "s"),
-    "encode": ("stage3_encode_s.median", "s"),
-    "decode": ("stage4_decode_s.median", "s"),
-    "total": ("total_s.median", "s"),
-    "TPOT": ("tpot_ms", "ms"),
-    "tokens out": ("output_tokens.mean", ""),
-}
 ID_CHARS = 8
 
 
@@ -89,14 +82,13 @@ def _print(runs: Sequence[RunFacts], parents: Mapping[str, RunFacts]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from fourstage.records.wording import amount
     from fourstage.screen import console
     from fourstage.text import one_line
 
     table = Table(box=box.SIMPLE_HEAD)
     for heading in ("started", "run", "valid", "samples"):
         table.add_column(heading, no_wrap=heading != "run", overflow="fold")
-    for heading in (*FIGURES, "id"):
+    for heading in (*(figure.heading for figure in LISTED), "id"):
         table.add_column(heading, justify="left" if heading == "id" else "right", no_wrap=True)
     sweep = ""
     for run in runs:
@@ -106,14 +98,16 @@ def _print(runs: Sequence[RunFacts], parents: Mapping[str, RunFacts]) -> None:
             name = found.tags.get("fourstage.sweep", found.name) if found else run.tags.get("fourstage.sweep", parent)
             state = "" if found is None else found.status
             table.add_row(
-                _when(found or run), f"[bold]{escape(one_line(name))}[/bold]", state, *[""] * 8, parent[:ID_CHARS]
+                _when(found or run),
+                f"[bold]{escape(one_line(name))}[/bold]",
+                state,
+                *[""] * (1 + len(LISTED)),
+                parent[:ID_CHARS],
             )
         sweep = parent
-        figures = [
-            amount(run.metrics[metric], unit) if metric in run.metrics else "–" for metric, unit in FIGURES.values()
-        ]
+        figures = [figure.cell(run.metrics.get(figure.metric)) for figure in LISTED]
         indent = "  " if parent else ""
-        counted = f"{run.metrics.get('samples_ok', 0):.0f}" if "samples_ok" in run.metrics else "–"
+        counted = f"{run.metrics['samples_ok']:.0f}" if "samples_ok" in run.metrics else MISSING
         if run.metrics.get("samples_failed"):
             counted += f" ({run.metrics['samples_failed']:.0f} failed)"
         table.add_row(

@@ -3,30 +3,25 @@
 Never a share of one run's time: a factor's contribution is what it adds to target − baseline. Left out: whether a
 gap is worth telling (`effects.py`), and pictures.
 
-    found = attribute(baseline_columns, target_columns)
+    found = attribute_pairs(pair_keys(per_key(baseline_columns), per_key(target_columns)))
     {factor.name: factor.contribution.estimate for factor in found.factors}  # seconds a sample, summing to the gap
-    sentence(found, "eventgpt", "videollava")
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fourstage.comparison.pairing import Pairs, pair_keys, per_key
-from fourstage.records.columns import Columns
-from fourstage.records.wording import in_words, seconds, with_limits
+from fourstage.comparison.pairing import Pairs
+from fourstage.records.figures import TOTAL
+from fourstage.stats.clusters import Floats, Ints
 from fourstage.stats.intervals import Interval, ratio_intervals
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
 FACTORS = ("load", "preprocess", "encode", "prefill", "tokens", "time_per_token", "rest")
-TOLD = 0.05  # a smaller share of the gap is in the table and not in the sentence
+
 LABELS = {
     "load": "loading",
     "preprocess": "preprocessing",
@@ -50,6 +45,7 @@ class Factor:
 
     @property
     def label(self) -> str:
+        """The cause in words."""
         return LABELS[self.name]
 
     @property
@@ -75,14 +71,8 @@ class Attribution:
     clusters: Ints  # of each key, from 0: keys that shared a call of the model are one
 
     def factor(self, name: str) -> Factor:
+        """The factor of that name, of FACTORS."""
         return next(factor for factor in self.factors if factor.name == name)
-
-
-def attribute(
-    baseline: Columns, target: Columns, seed: int = 0, resamples: int = 2000, level: float = 0.95
-) -> Attribution | None:
-    """Split the gap of two runs; None where no sample succeeded in both."""
-    return attribute_pairs(pair_keys(per_key(baseline), per_key(target)), (), seed, resamples, level)
 
 
 def attribute_pairs(
@@ -113,21 +103,21 @@ def attribute_pairs(
     the mean totals: they sum to ln(target / baseline) exactly (LMDI: Ang, Energy Policy 32, 2004, 1131–1139,
     whose additive and multiplicative forms are in this proportion).
     """
-    totals = np.isfinite(pairs.baseline("total_s")) & np.isfinite(pairs.target("total_s"))
+    totals = np.isfinite(pairs.baseline(TOTAL.field)) & np.isfinite(pairs.target(TOTAL.field))
     terms = [_terms(pairs.baseline), _terms(pairs.target)]
     there = {name: np.isfinite(terms[0][name]) & np.isfinite(terms[1][name]) & totals for name in terms[0]}
     known = [name for name, mask in there.items() if mask.any()]
-    kept = np.logical_and.reduce([totals, *(there[name] for name in known)])
-    if not kept.any():
+    used = np.logical_and.reduce([totals, *(there[name] for name in known)])
+    if not used.any():
         return None
-    one, other = ({name: side[name][kept] for name in (*known, "total")} for side in terms)
+    one, other = ({name: side[name][used] for name in (*known, "total")} for side in terms)
     parts = split(one, other)
     names = tuple(parts)
     gap = other["total"] - one["total"]
     per_sample = np.stack(list(parts.values()), axis=1)
 
-    codes = np.unique(pairs.clusters[kept], return_inverse=True)[1].reshape(-1)
-    groups, n = int(codes.max()) + 1, int(kept.sum())
+    codes = np.unique(pairs.clusters[used], return_inverse=True)[1].reshape(-1)
+    groups, n = int(codes.max()) + 1, int(used.sum())
 
     def summed(values: Floats) -> Floats:
         return np.bincount(codes, weights=values, minlength=groups).astype(np.float64)
@@ -157,7 +147,7 @@ def attribute_pairs(
         ratio=ratio,
         factors=factors,
         missing=tuple(name for name in FACTORS if name not in parts),
-        keys=tuple(key for key, keep in zip(pairs.keys, kept, strict=True) if keep),
+        keys=tuple(key for key, use in zip(pairs.keys, used, strict=True) if use),
         per_sample=per_sample,
         clusters=codes,
     )
@@ -199,90 +189,10 @@ def _terms(read: Callable[[str], Floats]) -> dict[str, Floats]:
     # without the time of the prefill no step was timed either: 0 steps of a record are then not known, not none
     unknown = np.isnan(prefill)
     terms |= {"steps": np.where(unknown, np.nan, steps), "steps_s": np.where(unknown, np.nan, steps_s)}
-    return terms | {"prefill": prefill, "total": read("total_s")}
+    return terms | {"prefill": prefill, "total": read(TOTAL.field)}
 
 
 def _per_step(side: Mapping[str, Floats]) -> Floats:
     """Seconds of a step; 0 where there was none."""
     steps = side["steps"]
     return np.divide(side["steps_s"], steps, out=np.zeros(len(steps)), where=steps > 0)
-
-
-def sentence(attribution: Attribution, baseline_name: str, target_name: str) -> str:
-    """Who is faster by how much, what gives most of it, and what works against it, in one sentence of plain text."""
-    gap, n = attribution.gap, attribution.n
-    over = f"over {n} paired sample{'s' if n != 1 else ''}"
-    if not (math.isfinite(gap.low) and math.isfinite(gap.high)):
-        return (
-            f"Nothing can be claimed about {target_name} against {baseline_name} {over}: the means differ by "
-            f"{seconds(gap.estimate)} a sample, and so few do not tell how far that is chance."
-        )
-    rounding = 1e-9 * max(attribution.baseline_s, attribution.target_s)
-    clear = [
-        factor
-        for factor in attribution.factors
-        if not factor.contribution.contains(0.0) and abs(factor.contribution.estimate) > rounding
-    ]
-    known = math.isfinite(attribution.ratio.estimate)  # of a baseline of 0 s there is none
-    if gap.contains(0.0) or (known and attribution.ratio.contains(1.0)):
-        longer = [factor for factor in clear if factor.contribution.estimate > 0]
-        shorter = [factor for factor in clear if factor.contribution.estimate < 0]
-        inside = ""
-        if longer or shorter:
-            told = [f"{_listed(longer)} longer"] * bool(longer) + [f"{_listed(shorter)} less"] * bool(shorter)
-            inside = f"; within it {target_name} takes {', and '.join(told)}"
-        return (
-            f"No detectable difference in total between {target_name} and {baseline_name} {over}: "
-            f"{with_limits(gap)} a sample, a ratio of {with_limits(attribution.ratio, '')}{inside}."
-        )
-    sign = math.copysign(1.0, gap.estimate)
-    along = sorted(
-        (factor for factor in attribution.factors if factor.share > 0), key=lambda factor: factor.share, reverse=True
-    )
-    low, high = sorted((sign * gap.low, sign * gap.high))
-    size = Interval(low, high, sign * gap.estimate, gap.level, gap.n)
-    text = (
-        f"{target_name} takes {with_limits(size)} {'longer' if sign > 0 else 'less'} a sample than {baseline_name} "
-        f"({in_words(attribution.ratio.estimate)}) {over}"
-    )
-    causes = [factor for factor in along if factor in clear]
-    if not causes:
-        text += "; no single factor is told apart from chance"
-    else:
-        first, *others = causes
-        most = "most of the gap" if first.share > 0.5 else "the largest part of the gap"
-        if first is not along[0]:
-            most = "of what is told apart from chance, the largest part"
-        text += f"; {most} comes from {_name(attribution, first)} ({_part(first)})"
-        if second := [factor for factor in others if factor.share >= TOLD]:
-            text += f", then {_and([f'{_name(attribution, factor)} ({_part(factor)})' for factor in second])}"
-    if against := [factor for factor in clear if factor.share < 0 and -factor.share >= TOLD]:
-        against.sort(key=lambda factor: factor.share)
-        verb = "works" if len(against) == 1 else "work"
-        opposing = _and([f"{_name(attribution, factor)} ({_part(factor)})" for factor in against])
-        text += f"; against it {verb} {opposing}"
-    return text + "."
-
-
-def _part(factor: Factor) -> str:
-    """`+0.81 s, 65 % of the gap`; of what opposes it, as much of the gap the other way."""
-    sign = "+" if factor.contribution.estimate > 0 else "−"
-    way = " the other way" if factor.share < 0 else ""
-    cached = "; one of the runs had it from a cache" if factor.cached else ""
-    return (
-        f"{sign}{seconds(abs(factor.contribution.estimate))}, {100 * abs(factor.share):.0f} % of the gap{way}{cached}"
-    )
-
-
-def _name(attribution: Attribution, factor: Factor) -> str:
-    if factor.name == "rest" and attribution.missing:
-        return f"what was not timed apart: {_and([LABELS[name] for name in attribution.missing])}"
-    return factor.label
-
-
-def _listed(factors: Sequence[Factor]) -> str:
-    return _and([f"{seconds(abs(factor.contribution.estimate))} in {factor.label}" for factor in factors])
-
-
-def _and(parts: Sequence[str]) -> str:
-    return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -1,4 +1,4 @@
-"""Groups of runs that differ in chosen settings only, and names by which runs can be told apart.
+"""Groups of runs that differ in chosen settings only, and names that distinguish them.
 
 A word is a setting or all those below it: `precision`, `model.frames`, `model` (`model.name`, `model.frames`, …),
 `generation` (its settings lie at the top). Left out: what is compared within a group (`effects.py`).
@@ -23,7 +23,7 @@ class Group:
     """Runs that differ in nothing but the chosen settings, and in what follows from them."""
 
     label: str  # what they have in common and other groups do not: "precision=bf16"; "": there is one group
-    members: tuple[int, ...]  # places of its runs, in their order
+    members: tuple[int, ...]  # indexes of its runs, in their order
     choices: tuple[tuple[str, ...], ...]  # of each: its values of the chosen settings, the same in every group
     names: tuple[str, ...]  # the same in words: "model=videollava"
 
@@ -43,15 +43,15 @@ def group_by(runs: Sequence[Params], words: Sequence[str]) -> tuple[Group, ...]:
         name for name in differing if name not in chosen and not _follows(choices, [run.get(name, "-") for run in runs])
     ]
     found: dict[tuple[str, ...], list[int]] = {}
-    for place, run in enumerate(runs):
-        found.setdefault(tuple(run.get(name, "-") for name in dividing), []).append(place)
-    told = _telling(list(found), dividing)
+    for index, run in enumerate(runs):
+        found.setdefault(tuple(run.get(name, "-") for name in dividing), []).append(index)
+    needed = _telling(list(found), dividing)
     return tuple(
         Group(
-            label=" ".join(f"{name}={value}" for name, value in zip(dividing, values, strict=True) if name in told),
+            label=" ".join(f"{name}={value}" for name, value in zip(dividing, values, strict=True) if name in needed),
             members=tuple(members),
-            choices=tuple(choices[place] for place in members),
-            names=tuple(_in_words(runs, place, words, differing) for place in members),
+            choices=tuple(choices[index] for index in members),
+            names=tuple(_in_words(runs, index, words, differing) for index in members),
         )
         for values, members in found.items()
     )
@@ -67,21 +67,21 @@ def below(word: str, names: Sequence[str]) -> list[str]:
 def distinct_names(names: Sequence[str], runs: Sequence[Params], ids: Sequence[str]) -> tuple[str, ...]:
     """Names of which no two are the same: with the settings in which runs of one name differ, else with the id."""
     same: dict[str, list[int]] = {}
-    for place, name in enumerate(names):
-        same.setdefault(name, []).append(place)
+    for index, name in enumerate(names):
+        same.setdefault(name, []).append(index)
     found = list(names)
-    for name, places in same.items():
-        if len(places) < 2:
+    for name, indexes in same.items():
+        if len(indexes) < 2:
             continue
-        few = [runs[place] for place in places]
+        few = [runs[index] for index in indexes]
         differing = [key for key in _names(few) if len({run.get(key, "-") for run in few}) > 1 and not is_label(key)]
         values = [tuple(run.get(key, "-") for key in differing) for run in few]
-        told = _telling(list(dict.fromkeys(values)), differing)
-        for place, own in zip(places, values, strict=True):
-            parts = [f"{key}={value}" for key, value in zip(differing, own, strict=True) if key in told]
+        needed = _telling(list(dict.fromkeys(values)), differing)
+        for index, own in zip(indexes, values, strict=True):
+            parts = [f"{key}={value}" for key, value in zip(differing, own, strict=True) if key in needed]
             if values.count(own) > 1:
-                parts.append(ids[place][:8])
-            found[place] = f"{name} ({' '.join(parts)})"
+                parts.append(ids[index][:8])
+            found[index] = f"{name} ({' '.join(parts)})"
     return tuple(found)
 
 
@@ -105,20 +105,20 @@ def _follows(choices: Sequence[tuple[str, ...]], values: Sequence[str]) -> bool:
 
 
 def _telling(values: Sequence[tuple[str, ...]], names: Sequence[str]) -> set[str]:
-    """The first settings that are enough to tell all of the values apart."""
-    told: list[int] = []
+    """The first settings that are enough to distinguish all of the values."""
+    needed: list[int] = []
     apart = 1
-    for place in range(len(names)):
-        more = len({tuple(value[i] for i in (*told, place)) for value in values})
+    for index in range(len(names)):
+        more = len({tuple(value[i] for i in (*needed, index)) for value in values})
         if more > apart:
-            told.append(place)
+            needed.append(index)
             apart = more
-    return {names[place] for place in told}
+    return {names[index] for index in needed}
 
 
-def _in_words(runs: Sequence[Params], place: int, words: Sequence[str], differing: Sequence[str]) -> str:
+def _in_words(runs: Sequence[Params], index: int, words: Sequence[str], differing: Sequence[str]) -> str:
     """`model=videollava precision=bf16`; with what differs below the name where that is not enough."""
-    run, parts = runs[place], []
+    run, parts = runs[index], []
     for word in words:
         names = below(word, differing)
         head = f"{word}.name"

@@ -9,20 +9,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from fourstage.records.columns import Columns
+from fourstage.records.figures import COMPARISON, TOKENS_PER_S
+from fourstage.stats.clusters import Floats, Ints
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-# as on the record; then a sample's own rate; then its share of its batch's seconds, where stages are shares as well
+# the figures; then a sample's share of its batch's seconds, as the stages are shares too
 QUANTITIES = (
-    "load_s", "preprocess_s", "encode_s", "decode_s", "total_s", "prefill_s", "ttft_s", "tpot_ms",
-    "input_tokens", "output_tokens", "peak_memory_bytes",
-    "tokens_per_s",
-    "prefill_share_s", "steps", "steps_share_s",
-)  # fmt: skip
+    *(figure.field for figure in COMPARISON),
+    *("prefill_share_s", "steps", "steps_share_s"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +46,15 @@ class Pairs:
 
     @property
     def n(self) -> int:
+        """How many keys succeeded in both."""
         return len(self.keys)
 
     def baseline(self, quantity: str) -> Floats:
+        """One of QUANTITIES in the baseline, a value for each key."""
         return np.asarray(self.baseline_values[:, QUANTITIES.index(quantity)])
 
     def target(self, quantity: str) -> Floats:
+        """One of QUANTITIES in the target, a value for each key."""
         return np.asarray(self.target_values[:, QUANTITIES.index(quantity)])
 
 
@@ -68,7 +67,7 @@ def per_key(columns: Columns) -> PerKey:
     done = measured.done
     size = done.batch_size
     derived = {
-        "tokens_per_s": done.output_tokens / np.where(done.decode_s > 0, done.decode_s, np.nan),
+        TOKENS_PER_S.field: done.output_tokens / np.where(done.decode_s > 0, done.decode_s, np.nan),
         "prefill_share_s": done.prefill_s / size,
         "steps": done.steps.astype(np.float64),
         "steps_share_s": done.token_sum_s / size,
@@ -144,8 +143,8 @@ def _clusters(baseline: PerKey, left: Ints, target: PerKey, right: Ints) -> Ints
 
 
 def _calls_of_pairs(run: PerKey, rows: Ints) -> tuple[Ints, Ints]:
-    """Of each record that is in a pair: the pair's place and the call it came from."""
-    place = np.full(len(run.keys), -1)
-    place[rows] = np.arange(len(rows))
-    pair_of = place[run.of_record]
+    """Of each record that is in a pair: the pair's index and the call it came from."""
+    index = np.full(len(run.keys), -1)
+    index[rows] = np.arange(len(rows))
+    pair_of = index[run.of_record]
     return pair_of[pair_of >= 0], run.calls[pair_of >= 0]

@@ -1,6 +1,6 @@
 """Which runs are compared: the last sweep's, those of a named one, two by name, or what a search finds.
 
-Finished runs with records are compared; the others of the sweep are left out, and why is told. Left out: opening
+Finished runs with records are compared; the others of the sweep are left out, with the reason. Left out: opening
 their files (`build.py`), and the comparison.
 
     chosen = select_runs(destination, Words(sweep="night", by=("model",)))
@@ -9,11 +9,13 @@ their files (`build.py`), and the comparison.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fourstage.config.schema import SettingError, suggest
+from fourstage.records.units import first_few
 from fourstage.stages import UserError
 from fourstage.text import say
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 PARENT = "tags.`fourstage.role` = 'parent'"
 MOST_LETTERS = 80  # of a word that a message repeats
 MOST_SHARED = 20  # runs of one name that a message lists
+PREFIX = re.compile(r"[0-9a-f]{6,32}")  # of a run's id
 NAMES = 1000  # newest runs whose names are looked through for one that was meant
 
 
@@ -53,7 +56,7 @@ class Chosen:
 
     name: str  # of the sweep, or of the two runs
     runs: tuple[RunFacts, ...]  # finished ones
-    baseline: int  # its place in `runs`; where it was not named, another may be taken
+    baseline: int  # its index in `runs`; if it was not named, another may be taken
     left_out: tuple[LeftOut, ...]
     parent: RunFacts | None  # of the sweep, where there is one
     named: bool = False  # the baseline was asked for
@@ -101,6 +104,7 @@ def in_order(runs: Sequence[RunFacts]) -> list[RunFacts]:
 
 
 def is_parent(run: RunFacts) -> bool:
+    """Whether it is the parent of a sweep, which measured nothing itself."""
     return run.tags.get("fourstage.role") == "parent"
 
 
@@ -120,6 +124,8 @@ def _find(destination: Destination, wanted: str) -> RunFacts:
     found = find_runs(destination, f"attributes.run_id = {text}") or find_runs(
         destination, f"attributes.run_name = {text}"
     )
+    if not found and _is_prefix(wanted):
+        found = find_runs(destination, f"attributes.run_id LIKE {quote_text(f'{wanted}%')}")
     runs = [run for run in found if not is_parent(run)]
     if len(runs) > 1:
         raise _shared(wanted, runs)
@@ -138,12 +144,17 @@ def _shared(name: str, runs: Sequence[RunFacts]) -> SettingError:
     """Several runs have the name: which of them is meant, nobody can know."""
     import time
 
-    told = [
+    listed = [
         f"{run.run_id} ({time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(run.started_unix_s))}, {run.status})"
-        for run in runs[:MOST_SHARED]
+        for run in runs
     ]
-    more = f" and {len(runs) - MOST_SHARED} more" if len(runs) > MOST_SHARED else ""
-    return SettingError(f"{len(runs)} runs are called {brief(name)!r}: name one by its id: {', '.join(told)}{more}")
+    called = f"have an id that begins with {name}" if runs[0].name != name else f"are called {brief(name)!r}"
+    return SettingError(f"{len(runs)} runs {called}: name one by its id: {first_few(listed, MOST_SHARED)}")
+
+
+def _is_prefix(text: str) -> bool:
+    """Whether it can be the beginning of a run's id: `fourstage ls` shows 8 characters."""
+    return PREFIX.fullmatch(text) is not None
 
 
 def _searched(destination: Destination, words: Words) -> Chosen:
@@ -221,11 +232,13 @@ def _chosen(
     runs, left_out = _finished(found)
     baseline = 0
     if words.baseline:
-        inside = [place for place, run in enumerate(runs) if run.run_id == words.baseline] or [
-            place for place, run in enumerate(runs) if run.name == words.baseline
-        ]
+        inside = (
+            [i for i, run in enumerate(runs) if run.run_id == words.baseline]
+            or [i for i, run in enumerate(runs) if run.name == words.baseline]
+            or [i for i, run in enumerate(runs) if _is_prefix(words.baseline) and run.run_id.startswith(words.baseline)]
+        )
         if len(inside) > 1:
-            raise _shared(words.baseline, [runs[place] for place in inside])
+            raise _shared(words.baseline, [runs[i] for i in inside])
         if not inside:
             runs = (_find(destination, words.baseline), *runs)
         baseline = inside[0] if inside else 0
@@ -237,7 +250,7 @@ def _chosen(
 
 def too_few(runs: Sequence[RunFacts], left_out: Sequence[LeftOut]) -> str:
     """Why there is nothing to compare, in words."""
-    others = f" ({', '.join(f'{item.name}: {item.why}' for item in left_out[:5])})" if left_out else ""
+    others = f" ({first_few([f'{item.name}: {item.why}' for item in left_out], 5)})" if left_out else ""
     return f"{'one finished run' if runs else 'no finished run'}, and a comparison needs two{others}"
 
 
@@ -252,7 +265,7 @@ def _suggest(wanted: str, names: list[str]) -> str:
     """What near it there is; of many names the first few."""
     near = suggest(wanted, names) if names else "there is none"
     if "--help" in near:
-        return f"there are {', '.join(names[:5])} and {len(names) - 5} more"
+        return f"there are {first_few(names, 5)}"
     return near
 
 

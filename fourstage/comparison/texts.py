@@ -62,24 +62,20 @@ class TextRow:
     answers: tuple[Answer | None, ...]
 
 
-def compare_texts(
-    runs: Sequence[tuple[str, Sequence[SampleRecord]]], baseline: int = 0, limit: int | None = None
-) -> tuple[TextRow, ...]:
-    """Answers of named runs to each key that the baseline measured, in its order, the first `limit` of them.
+def compare_texts(runs: Sequence[tuple[str, Sequence[SampleRecord]]]) -> tuple[TextRow, ...]:
+    """Answers of named runs to each sample that the first run, the baseline, measured, in its order.
 
-    Of repeats the first that succeeded is shown, else the first. Token ids are compared as they are: a shared
-    prefix means something only between runs with one tokenizer.
-    Raises ValueError for a baseline that is none of the runs.
+    Of each sample a run has one record. Token ids are compared as they are: a shared prefix means something only
+    between runs with one tokenizer.
     """
-    if not 0 <= baseline < len(runs):
-        raise ValueError(f"the baseline is run {baseline} of {len(runs)}; they count from 0")
-    shown = [_first_of_each(records) for _, records in runs]
+    by_key = [{record.key: record for record in records} for _, records in runs]
+    names = [name for name, _ in runs]
     rows = []
-    for key, base in list(shown[baseline].items())[:limit]:
-        found = [of_run.get(key) for of_run in shown]
+    for key, base in by_key[0].items():
+        found = [records.get(key) for records in by_key]
         answers = tuple(
-            None if record is None else _answer(name, record, None if i == baseline else base)
-            for i, ((name, _), record) in enumerate(zip(runs, found, strict=True))
+            None if record is None else _answer(name, record, base if i else None)
+            for i, (name, record) in enumerate(zip(names, found, strict=True))
         )
         rows.append(TextRow(key, base.question or "", base.reference, answers))
     return tuple(rows)
@@ -127,15 +123,6 @@ def _answer(name: str, record: SampleRecord, base: SampleRecord | None) -> Answe
         agreement=agreement(base, record) if base is not None and both else None,
         spans=mark(base.output or "", text) if base is not None and both else ((Span(text, "same"),) if text else ()),
     )
-
-
-def _first_of_each(records: Sequence[SampleRecord]) -> dict[str, SampleRecord]:
-    found: dict[str, SampleRecord] = {}
-    for record in records:
-        if record.role == "sample" and (record.key not in found or (record.ok and not found[record.key].ok)):
-            # a later repeat in the place of one that failed
-            found[record.key] = record
-    return found
 
 
 def _chrf(output: str, reference: str) -> float:

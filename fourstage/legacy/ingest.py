@@ -169,7 +169,9 @@ def _take_in(where: Destination, legacy: LegacyRun, origin: Origin, job: int) ->
     from fourstage.legacy.checks import NOT_IN_A_FILE, check_legacy
     from fourstage.records.columns import Columns
     from fourstage.records.table import RecordFile
-    from fourstage.screen import console, milliseconds, print_run
+    from fourstage.records.units import seconds
+    from fourstage.report.run_table import print_run
+    from fourstage.screen import console
     from fourstage.tracking.writer import TrackedRun
 
     checks = check_legacy(legacy)
@@ -186,7 +188,7 @@ def _take_in(where: Destination, legacy: LegacyRun, origin: Origin, job: int) ->
             told = [check for check in checks if check.id not in NOT_IN_A_FILE]
             print_run(name, run.run_id, done, file, columns, told, {}, where.uri)
             if generate := _of_the_file(legacy).get("generate_s.median"):
-                console().print(f"generate, which is encode and decode together: median {milliseconds(generate)}")
+                console().print(f"generate, which is encode and decode together: median {seconds(generate)}")
             _record(run, legacy, origin, checks, columns, file.path)
             status = done
         except UserError as error:
@@ -234,15 +236,16 @@ def _of_the_file(legacy: LegacyRun) -> dict[str, float]:
     """Figures that only a file has: generate, where encode and decode are not apart, and prompts' lengths."""
     from statistics import fmean
 
-    from fourstage.records.summary import FIGURES, summarise
+    from fourstage.records.figures import DISTRIBUTION, TOKENS_IN
+    from fourstage.records.summary import summarise
 
     figures: dict[str, float] = {}
     told = [told for record, told in zip(legacy.records, legacy.told, strict=True) if record.ok]
     if "generate" in legacy.stage_of.values() and told:
         summary = summarise([sample.stage_s[-1] for sample in told])
-        figures |= {f"generate_s.{figure}": getattr(summary, figure) for figure in FIGURES}
+        figures |= {f"generate_s.{figure}": getattr(summary, figure) for figure in DISTRIBUTION}
     if prompts := [sample.prefill_length for sample in told if sample.prefill_length is not None]:
-        figures["input_tokens.mean"] = fmean(prompts)
+        figures[TOKENS_IN.metric] = fmean(prompts)
     return figures
 
 

@@ -22,6 +22,7 @@ from fourstage.config.schema import Config
 from fourstage.measure.loop import Timing
 from fourstage.measure.protocol import timing_of
 from fourstage.models.base import StagedPipeline
+from fourstage.records.units import amount
 from fourstage.stages import Fill, Inputs, Media, Sample, UserError
 
 if TYPE_CHECKING:
@@ -153,9 +154,10 @@ def _check_memory(held: int, entries: int, left: int) -> None:
     """Raise UserError where as much again for each sample that is `left` does not fit into what is available."""
     each, available = held // entries, available_bytes()
     if each * left > available:
+        needed, one, has, free = (amount(size, "bytes") for size in (each * (entries + left), each, held, available))
         raise UserError(
-            f"the cache needs about {_gib(each * (entries + left))} for {entries + left} samples ({_gib(each)} each), "
-            f"beside {_gib(held)} that it holds {_gib(available)} of memory are available: "
+            f"the cache needs about {needed} for {entries + left} samples ({one} each), "
+            f"beside {has} that it holds {free} of memory are available: "
             f"set cache=none, or dataset.limit={entries + available // each}"
         )
 
@@ -163,7 +165,3 @@ def _check_memory(held: int, entries: int, left: int) -> None:
 def available_bytes() -> int:
     """Memory that can be had without swapping."""
     return int(psutil.virtual_memory().available)
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"

@@ -1,7 +1,7 @@
 """Columns: the numbers of many records as arrays, for figures over a million of them.
 
 Holds what figures and checks are made of and nothing else: no texts, of the token ids only their count, and of the
-decode steps their count and sum. What is missing is NaN. Left out: the figures themselves (`statistics.py`); the
+decode steps their count and sum. What is missing is NaN. Left out: the figures themselves (`summary.py`); the
 whole records (`table.py`).
 
     columns = Columns.read(Path("records.parquet"))
@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fourstage.records.figures import PEAK_MEMORY, SUMMARISED, TOKENS_OUT, TPOT
 from fourstage.records.table import pieces
 from fourstage.stages import STAGES, SampleRecord
 
@@ -31,9 +32,9 @@ Codes = NDArray[np.int32]
 COUNTS = ("position", "repeat", "batch_size")
 NAMES = ("key", "finish_reason", "source")  # as codes
 LISTS = ("token_s", "output_ids", "notes", "cached_stages")  # as their lengths
-SECONDS = ("load_s", "preprocess_s", "encode_s", "decode_s", "total_s", "end_to_end_s", "prefill_s", "ttft_s")
+SECONDS = (*(figure.field for figure in SUMMARISED), "end_to_end_s")
 NUMBERS = (
-    *SECONDS, "started_unix_s", "text_tokens", "visual_tokens", "output_tokens", "vision_calls", "peak_memory_bytes",
+    *SECONDS, TOKENS_OUT.field, PEAK_MEMORY.field, "started_unix_s", "text_tokens", "visual_tokens", "vision_calls",
     "images", "bytes_read", "cached_share", "cache_fill_s",
 )  # fmt: skip
 CHUNK = 16384  # records under way at once
@@ -106,6 +107,7 @@ class Columns:
 
     @property
     def input_tokens(self) -> Floats:
+        """Text and visual tokens of the prompt."""
         return self.text_tokens + self.visual_tokens
 
     @property
@@ -119,8 +121,8 @@ class Columns:
         n, size, start = len(self), self.batch_size, self.started_unix_s
         new = (size[1:] != size[:-1]) | (start[1:] != start[:-1])
         starts = np.flatnonzero(np.concatenate([np.ones(min(n, 1), dtype=np.bool_), new]))
-        place = np.arange(n) - np.repeat(starts, np.diff(starts, append=n))  # within what started together
-        return np.cumsum(place % size == 0) - 1
+        index = np.arange(n) - np.repeat(starts, np.diff(starts, append=n))  # within what started together
+        return np.cumsum(index % size == 0) - 1
 
     def where(self, mask: NDArray[np.bool_]) -> Columns:
         """The records at which the mask is true; codes keep their meaning."""
@@ -175,7 +177,7 @@ def _chunk(columns: dict[str, Any], token_s: Floats) -> _Chunk:
     chunk |= {"noted": array("notes", np.int64) > 0, "ids": array("output_ids", np.int64)}
     chunk["cached"] = array("cached_stages", np.int64)
     chunk |= {"steps": steps, "token_sum_s": token_sum_s}
-    chunk["tpot_ms"] = 1000 * token_sum_s / np.where(steps > 0, steps, np.nan)  # as SampleRecord.tpot_ms has it
+    chunk[TPOT.field] = 1000 * token_sum_s / np.where(steps > 0, steps, np.nan)  # as SampleRecord.tpot_ms has it
     return chunk
 
 

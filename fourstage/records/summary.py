@@ -14,25 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourstage.records.columns import Columns
+from fourstage.records.figures import PEAK_MEMORY, SUMMARISED, TOKENS_IN, TOKENS_OUT, TOKENS_PER_S, TPOT, cached_name
 from fourstage.stages import SampleRecord
 from fourstage.stats.clusters import Floats, Values
 from fourstage.stats.trends import Slope, theil_sen
-
-STAGE_METRICS = {
-    "load": "stage1_load_s",
-    "preprocess": "stage2_preprocess_s",
-    "encode": "stage3_encode_s",
-    "decode": "stage4_decode_s",
-}
-
-# metric name -> field of SampleRecord, in the order in which a reader wants them
-SECONDS = {metric: f"{stage}_s" for stage, metric in STAGE_METRICS.items()} | {
-    "total_s": "total_s",
-    "prefill_s": "prefill_s",
-    "ttft_s": "ttft_s",
-}
-
-FIGURES = ("mean", "median", "p90", "p95", "p99", "std", "mad")
 
 
 @dataclass(frozen=True)
@@ -82,41 +67,34 @@ def summarise(values: Values) -> Summary:
     )
 
 
-def cached_name(metric: str) -> str:
-    """`stage1_load_s` → `stage1_load_cached_s`: where a stage was not done, its metric has another name, so that no
-    chart shows it as a fast one."""
-    return metric.removesuffix("_s") + "_cached_s"
-
-
 def summarise_run(records: Sequence[SampleRecord] | Columns) -> dict[str, float]:
-    """The metrics of a run under the names of DESIGN.md; units are in the names, shares lie in 0 to 1."""
+    """The metrics of a run (docs/figures.md); units are in the names, shares lie in 0 to 1."""
     run = records if isinstance(records, Columns) else Columns.of(records)
     if not len(run):
         return {}
     done = run.done
     metrics: dict[str, float] = {}
-    cached = [f"{stage}_s" for stage in done.cached_stages]
-    for name, field in SECONDS.items():
-        if len(values := _present(getattr(done, field))):
+    for figure in SUMMARISED:
+        if len(values := _present(getattr(done, figure.field))):
             summary = summarise(values)
-            name = cached_name(name) if field in cached else name
-            metrics |= {f"{name}.{figure}": getattr(summary, figure) for figure in FIGURES}
+            name = cached_name(figure.name) if figure.stage in done.cached_stages else figure.name
+            metrics |= {f"{name}.{statistic}": getattr(summary, statistic) for statistic in figure.statistics}
 
     if len(values := _present(done.tpot_ms)):
-        metrics["tpot_ms"] = float(np.median(values))
+        metrics[TPOT.metric] = float(np.median(values))
     timed = ~np.isnan(done.output_tokens) & ~np.isnan(done.decode_s)
     if (seconds := float(done.decode_s[timed].sum())) > 0:
-        metrics["tokens_per_s"] = float(done.output_tokens[timed].sum()) / seconds
-    for field in ("output_tokens", "input_tokens"):
-        if len(values := _present(getattr(done, field))):
-            metrics[f"{field}.mean"] = float(values.mean())
+        metrics[TOKENS_PER_S.metric] = float(done.output_tokens[timed].sum()) / seconds
+    for figure in (TOKENS_OUT, TOKENS_IN):
+        if len(values := _present(getattr(done, figure.field))):
+            metrics[figure.metric] = float(values.mean())
     if ended := int((done.finish_reason_codes >= 0).sum()):
         length = done.finish_reasons.index("length") if "length" in done.finish_reasons else None
         metrics["truncated_share"] = (
             0.0 if length is None else float((done.finish_reason_codes == length).sum()) / ended
         )
     if len(values := _present(done.peak_memory_bytes)):
-        metrics["peak_memory_bytes"] = float(values.max())
+        metrics[PEAK_MEMORY.metric] = float(values.max())
 
     # counts are facts even where they are 0
     metrics["samples_ok"] = float(len(done))

@@ -4,7 +4,7 @@ While a run goes, its records are a journal of JSON lines too: a killed process 
 without its end cannot be read.
 
 The file is the raw truth of a run: every figure can be recomputed from it. It also holds three derived
-columns for whoever opens it with another tool; reading ignores them. Left out: summaries (`statistics.py`)
+columns for whoever opens it with another tool; reading ignores them. Left out: summaries (`summary.py`)
 and where the file goes (`tracking/`).
 
     write_records(records, Path("records.parquet"))
@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
+from fourstage.records.figures import TOKENS_IN, TPOT
+from fourstage.records.units import first_few
 from fourstage.stages import SampleRecord, UserError
 from fourstage.text import storable
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-DERIVED = {"input_tokens": int, "tpot_ms": float, "unaccounted_s": float}
+DERIVED = {TOKENS_IN.field: int, TPOT.field: float, "unaccounted_s": float}
 UNITS = ("s", "ms", "tokens", "bytes")
 FIELDS = tuple(field.name for field in fields(SampleRecord))
 ROWS = 1000  # of a row group, and in memory at once
@@ -108,10 +110,12 @@ class Journal:
         self._file = path.open("a", encoding="utf-8")
 
     def append(self, record: SampleRecord) -> None:
+        """Write one record, so that it survives a kill."""
         self._file.write(json.dumps({name: storable(getattr(record, name)) for name in FIELDS}) + "\n")
         self._file.flush()
 
     def close(self) -> None:
+        """Close the file, which stays."""
         self._file.close()
 
 
@@ -160,10 +164,8 @@ def pieces(path: Path, names: Sequence[str], rows: int) -> Iterator[Any]:
     with pq.ParquetFile(path, pre_buffer=False) as file:
         present = file.schema_arrow.names
         if missing := [name for name in names if name not in present]:
-            more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
             raise UserError(
-                f"{path} lacks the columns {', '.join(missing[:5])}{more}: "
-                "it was not written by this version of fourstage"
+                f"{path} lacks the columns {first_few(missing, 5)}: it was not written by this version of fourstage"
             )
         wanted = schema()
         for name in names:

@@ -13,9 +13,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fourstage.comparison.attribution import Attribution, sentence
-from fourstage.comparison.effects import Comparison, Pairwise, Row, RunData, StageFacts, Unpaired
+from fourstage.comparison.attribution import Attribution
+from fourstage.comparison.effects import Comparison, Pairwise, Row, Unpaired
 from fourstage.comparison.findings import Finding
+from fourstage.comparison.run_data import RunData, StageFacts
+from fourstage.report.wording import sentence
 from fourstage.stats.intervals import Interval
 
 SCHEMA = "fourstage.compare/1"  # a change that breaks a reader gets a new number
@@ -73,7 +75,7 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         "resamples": found.resamples,
         "runs": [_run(run, facts) for run, facts in zip(found.runs, found.facts, strict=True)],
         "settings": [{"name": item.name, "values": item.values} for item in found.settings],
-        "pairs": [_pair(pair) for pair in found.pairs],
+        "pairs": [compared(pair) for pair in found.pairs],
     }
 
 
@@ -104,7 +106,7 @@ def _run(run: RunData, facts: Sequence[StageFacts]) -> dict[str, Any]:
     }
 
 
-def _pair(pair: Pairwise) -> dict[str, Any]:
+def compared(pair: Pairwise) -> dict[str, Any]:
     return {
         "baseline": pair.baseline_id,
         "target": pair.target_id,

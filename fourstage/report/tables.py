@@ -1,7 +1,7 @@
-"""Tables of a comparison as text, cell by cell, the same for a page, for Markdown and for a terminal.
+"""Tables of a comparison as plain data: text, numbers and units of each cell, for every renderer.
 
-Names of runs, samples and settings are in them as they are: whoever shows a cell escapes it (`text.py`). Left
-out: the figures, which are `effects.py`'s, and how a table looks.
+Names of runs, samples and settings are in the cells as they are: the renderer escapes them. Left out: the figures
+(`effects.py`), and how a table looks (`terminal.py`, `html.py`, `markdown.py`, `exports.py`).
 
     stage_table(found.pairs[0]).rows[2][4].text    # "0.97 [0.96, 0.98]"
 """
@@ -10,183 +10,125 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from fourstage.comparison.attribution import Attribution, sentence
-from fourstage.comparison.effects import (
-    Comparison,
-    Pairwise,
-    Row,
-    RunData,
-    Setting,
-    StageFacts,
-    Unpaired,
-    Verdict,
-)
-from fourstage.records.wording import amount, with_limits
+import numpy as np
+
+from fourstage.comparison.attribution import Attribution
+from fourstage.comparison.effects import Comparison, Pairwise, Row
+from fourstage.comparison.findings import Finding
+from fourstage.comparison.run_data import Setting, StageFacts
+from fourstage.comparison.verdicts import Verdict
+from fourstage.records.figures import LOAD, PREFILL, RUN_TABLE, TOTAL, TPOT
+from fourstage.records.units import MISSING, amount, first_few, percent, plural, with_limits
+from fourstage.report.wording import basis, detectable, targets_of
 from fourstage.stages import STAGES
 from fourstage.stats.intervals import Interval
 
-NONE = "–"  # there is no such figure
 MOST_COLUMNS = 6  # of settings beside each other
 ROUNDING = 1e-9  # of a sample's time
-LEAST = 1e-4  # below it a change that would have been seen is not told apart from none
-MOST_TOLD = 12  # remarks of one kind
-Kind = Literal["bad", "warned", "note"]
+SECONDARY = "would have seen"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What a cell says, and below it, smaller, what belongs to it."""
+    """What a cell says; below it, smaller, what belongs to it; and its number, where it is one."""
 
     text: str
     detail: str = ""
     mark: str = ""  # "Improved", "Regressed", "Equivalent", "Inconclusive", "cached", "bottleneck" or "invalid"
+    value: float | Interval | None = None
+    unit: str = ""  # of `value`
+    extra: str = ""  # a detail for where there is room: on a page, not at a terminal
+
+    @property
+    def details(self) -> str:
+        """All that belongs to it."""
+        return ", ".join(filter(None, (self.extra, self.detail)))
 
 
 @dataclass(frozen=True)
 class Table:
     """Rows under named columns; the first cell of a row names it."""
 
+    name: str  # as a file
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
     last_is_sum: bool = False
 
-
-@dataclass(frozen=True)
-class Remark:
-    """Something that a reader must know before believing a figure."""
-
-    kind: Kind
-    text: str
-
-
-def headline(comparison: Comparison) -> str:
-    """The result in a sentence: of two runs the attribution's, of more how many are what; and what forbids it."""
-    base = comparison.runs[comparison.baseline]
-    if len(comparison.pairs) > 1:
-        return _headline_of_many(comparison)
-    (pair,) = comparison.pairs
-    if pair.attribution is None:
-        return f"Nothing can be said: no sample succeeded in both {pair.baseline_name} and {pair.target_name}."
-    text = sentence(pair.attribution, pair.baseline_name, pair.target_name)
-    invalid = [run.name for run in (base, *_targets(comparison)) if not run.valid]
-    return f"{text} This is not to be claimed: invalid is {_list(invalid)}." if invalid else text
+    def first(self, most: int, what: str) -> Table:
+        """The first rows; the note says how many there are."""
+        if len(self.rows) <= most:
+            return self
+        note = f"{self.note} The first {most} of {len(self.rows)} {what}.".strip()
+        return replace(self, rows=self.rows[:most], note=note)
 
 
-def _headline_of_many(comparison: Comparison) -> str:
-    base = comparison.runs[comparison.baseline]
-    sides = list(zip(_targets(comparison), comparison.pairs, strict=True))
-    valid = [pair for run, pair in sides if run.valid]
-    counts = {verdict: sum(pair.verdict is verdict for pair in valid) for verdict in Verdict}
-    told = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]
-    told += [f"{len(sides) - len(valid)} invalid"] if len(valid) < len(sides) else []
-    text = f"Of {len(sides)} runs against {base.name}, in total time: {', '.join(told)}"
-    claimed = [
-        (row.ratio.estimate, pair.target_name, row)
-        for pair in valid
-        if (row := pair.row("total")) is not None and row.verdict is Verdict.IMPROVED and row.detected
-    ]
-    if claimed:
-        _, name, row = min(claimed, key=lambda one: one[0])
-        text += (
-            f"; the fastest is {name}, {row.text} (ratio {with_limits(row.ratio, '')}) over {row.n} paired "
-            f"{_plural('sample', row.n)}"
-        )
-    forbidden = "" if base.valid else f" This is not to be claimed: the baseline {base.name} is invalid."
-    return f"{text}.{forbidden}"
-
-
-def remarks(comparison: Comparison) -> tuple[Remark, ...]:
-    """What speaks against the figures: runs that are invalid or warned, failures, samples without a partner."""
-    base = comparison.runs[comparison.baseline]
-    found: list[Remark] = []
-    if not base.valid:
-        found.append(Remark("bad", f"The baseline {base.name} is invalid, so nothing below should be claimed."))
-    invalid = [run for run in comparison.runs if not run.valid]
-    found += _limited(
-        [Remark("bad", f"Invalid: {run.name} ({_list(run.checks_failed) or 'never checked'})") for run in invalid]
-    )
-    warned = [run for run in comparison.runs if run.checks_warned]
-    by_checks: dict[tuple[str, ...], list[str]] = {}
-    for run in warned:
-        by_checks.setdefault(run.checks_warned, []).append(run.name)
-    found += _limited(
-        [
-            Remark("warned", f"Warned of {_list(checks)}: {_few(names, len(names))}")
-            for checks, names in by_checks.items()
-        ]
-    )
-    lost: list[Remark] = []
-    if comparison.pairs and (failed := comparison.pairs[0].failed_baseline).count:
-        lost.append(Remark("warned", f"Failed in {base.name}: {_keys(failed)}"))
-    for pair in comparison.pairs:
-        if pair.n == 0:
-            lost.append(Remark("bad", f"No sample succeeded in both {pair.baseline_name} and {pair.target_name}"))
-        if pair.failed_target.count:
-            lost.append(Remark("warned", f"Failed in {pair.target_name}: {_keys(pair.failed_target)}"))
-        for only, name, other in (
-            (pair.only_baseline, pair.baseline_name, pair.target_name),
-            (pair.only_target, pair.target_name, pair.baseline_name),
-        ):
-            if only.count:
-                lost.append(Remark("warned", f"Succeeded in {name} and not in {other}: {_keys(only)}; in no figure"))
-    found += _limited(lost)
-    found += _limited([remark for pair in comparison.pairs for remark in _cache_remarks(pair)])
-    return tuple(found)
+NONE = Cell(MISSING)
 
 
 def overview(comparison: Comparison) -> Table:
     """One row a run against the baseline, on the total time of a sample."""
     base = comparison.runs[comparison.baseline]
-    first = next((row for pair in comparison.pairs if (row := pair.row("total")) is not None), None)
+    first = next((row for pair in comparison.pairs if (row := pair.row(TOTAL.heading)) is not None), None)
     rows = [
         (
-            Cell(base.name, "baseline", "" if base.valid else "invalid"),
-            Cell(NONE),
-            Cell(amount(first.baseline_mean, "s") if first else NONE),
-            *[Cell(NONE)] * 6,
+            Cell(base.name, "baseline" if base.valid else "baseline, invalid", "" if base.valid else "invalid"),
+            Cell(f"{first.n}", value=first.n) if first else NONE,
+            _number(first.baseline_mean, "s") if first else NONE,
+            *[NONE] * 6,
         )
     ]
-    for run, pair in zip(_targets(comparison), comparison.pairs, strict=True):
-        total, tpot = pair.row("total"), pair.row("TPOT")
+    for run, pair in zip(targets_of(comparison), comparison.pairs, strict=True):
+        total, tpot = pair.row(TOTAL.heading), pair.row(TPOT.heading)
         name = Cell(run.name, "" if run.valid else "invalid", "" if run.valid else "invalid")
         if total is None:
-            rows.append((name, Cell(f"{pair.n}"), *[Cell(NONE)] * 7))
+            rows.append((name, Cell(f"{pair.n}", value=pair.n), *[NONE] * 7))
             continue
         rows.append(
             (
                 name,
-                Cell(f"{total.n}"),
-                Cell(amount(total.target_mean, "s")),
-                Cell(_limits(total.difference)),
-                Cell(_limits(total.ratio, "")),
+                Cell(f"{total.n}", value=total.n),
+                _number(total.target_mean, "s"),
+                _interval(total.difference, "s"),
+                _interval(total.ratio),
                 Cell(total.text),
                 replace(_verdict(total), detail=""),
-                Cell(detectable(total.detectable_ratio)),
-                Cell(_limits(tpot.ratio, "") if tpot else NONE, tpot.text if tpot else ""),
+                Cell(detectable(total.detectable_ratio), value=total.detectable_ratio),
+                replace(_interval(tpot.ratio), detail=tpot.text) if tpot else NONE,
             )
         )
     return Table(
+        "overview",
         "Runs against the baseline: mean total time of a sample",
-        ("run", "n", "total", "difference", "ratio", "in words", "verdict", "would have seen", "TPOT ratio"),
+        ("run", "n", "total", "difference", "ratio", "in words", "verdict", SECONDARY, "TPOT ratio"),
         tuple(rows),
-        f"{basis(comparison)} The baseline's total is over the samples that it shares with the first run.",
+        f"{basis(comparison)} The baseline's n and total are of the samples that it shares with the first run.",
     )
 
 
-def basis(comparison: Comparison) -> str:
-    """What intervals and verdicts are, in one line for below a table."""
-    corrected = ", Holm-corrected over the runs" if len(comparison.pairs) > 1 else ""
-    return (
-        f"Ratio is target / baseline, of means over the paired samples; brackets are {100 * comparison.level:.0f} % "
-        f"intervals (bootstrap-t, {comparison.resamples} resamples). Verdicts at {100 * comparison.alpha:g} %"
-        f"{corrected}; Equivalent is within {100 * comparison.margin:g} % either way. “Would have seen” is the "
-        "smallest change that a test would have found with 80 % power."
+def medians_table(comparison: Comparison) -> Table:
+    """Each run's own medians, figure by figure, over all samples that succeeded in it."""
+    rows = []
+    for run in comparison.runs:
+        done = run.columns.measured.done
+        cells = [Cell(run.name, "" if run.valid else "invalid", "" if run.valid else "invalid")]
+        for figure in RUN_TABLE:
+            values = getattr(done, figure.field)
+            values = values[~np.isnan(values)]
+            median = float(np.median(values)) if len(values) else None
+            cached = figure.stage in run.columns.cached_stages
+            mark = "cached" if cached else ""
+            cells.append(Cell(figure.cell(median), mark, mark, median, figure.unit if len(values) else ""))
+        rows.append(tuple(cells))
+    return Table(
+        "medians",
+        "Medians of each run over all samples that succeeded in it",
+        ("run", *(figure.heading for figure in RUN_TABLE)),
+        tuple(rows),
     )
 
 
@@ -198,21 +140,23 @@ def stage_table(pair: Pairwise) -> Table:
         share = shares.get(row.name)
         rows.append(
             (
-                Cell(row.name, "first part of decode" if row.name == "prefill" else ""),
+                Cell(row.name, _about(row, pair)),
                 _side(row.baseline_mean, row.baseline_median, row, row.baseline_cached),
                 _side(row.target_mean, row.target_median, row, row.target_cached),
-                Cell(_limits(row.difference, row.unit)),
-                Cell(_limits(row.ratio, "") if math.isfinite(row.ratio.estimate) else NONE),
+                _interval(row.difference, row.unit),
+                _interval(row.ratio) if math.isfinite(row.ratio.estimate) else NONE,
                 Cell(row.text, mark="cached" if row.baseline_cached != row.target_cached else ""),
                 _verdict(row),
-                _share(share.baseline, pair.bottleneck_baseline == row.name) if share else Cell(NONE),
-                _share(share.target, pair.bottleneck_target == row.name) if share else Cell(NONE),
+                _share(share.baseline, pair.bottleneck_baseline == row.name) if share else NONE,
+                _share(share.target, pair.bottleneck_target == row.name) if share else NONE,
             )
         )
     missing = [stage for stage in STAGES if pair.row(stage) is None] if pair.n else []
     apart = f" Not timed apart in both runs: {', '.join(missing)}." if missing else ""
+    calls = f" in {pair.clusters} calls of the model" if pair.clusters < pair.n else ""
     return Table(
-        f"Stage by stage: means over {pair.n} paired {_plural('sample', pair.n)}",
+        "stages",
+        f"Stage by stage: means over {pair.n} paired {plural('sample', pair.n)}{calls}",
         (
             "",
             "baseline",
@@ -238,10 +182,10 @@ def attribution_table(found: Attribution) -> Table:
                 "one of the runs had it from a cache" if factor.cached else "",
                 "cached" if factor.cached else "",
             ),
-            Cell(_signed(without_rounding(factor.contribution, found))),
-            Cell(_percent(factor.share)),
-            Cell(_log(factor.log_share)),
-            Cell(f"× {factor.ratio:.3f}" if math.isfinite(factor.log_share) else NONE),
+            _added(without_rounding(factor.contribution, found)),
+            _percent(factor.share),
+            _log(factor.log_share),
+            _multiplied(factor.ratio),
         )
         for factor in found.factors
     ]
@@ -249,23 +193,24 @@ def attribution_table(found: Attribution) -> Table:
     rows.append(
         (
             Cell("the gap"),
-            Cell(_signed(without_rounding(found.gap, found))),
-            Cell(_percent(whole)),
-            Cell(_log(math.log(ratio)) if 0 < ratio < math.inf else NONE),
-            Cell(f"× {ratio:.3f}" if math.isfinite(ratio) else NONE),
+            _added(without_rounding(found.gap, found)),
+            _percent(whole),
+            _log(math.log(ratio) if 0 < ratio < math.inf else math.nan),
+            _multiplied(ratio),
         )
     )
     left = (
-        f" {found.left_out} paired {_plural('sample', found.left_out)} lacked a time and are left out."
+        f" {found.left_out} paired {plural('sample', found.left_out)} lacked a time and are left out."
         if found.left_out
         else ""
     )
     chance = (
-        " The gap itself is not told apart from chance, so its shares are not either."
+        " The gap itself is not distinguishable from chance, so neither are its shares."
         if found.gap.contains(0.0)
         else ""
     )
     return Table(
+        "attribution",
         f"Where the gap comes from: seconds a sample that add up to it, n = {found.n}",
         ("factor", "adds to a sample", "share of the gap", "log share", "factor of the ratio"),
         tuple(rows),
@@ -277,7 +222,7 @@ def attribution_table(found: Attribution) -> Table:
 
 
 def without_rounding(value: Interval, found: Attribution) -> Interval:
-    """Seconds as they are; 0 where the whole interval is what adding up the times leaves."""
+    """Seconds as they are; 0 where the whole interval is rounding error of adding up the times."""
     least = ROUNDING * max(found.baseline_s, found.target_s)
     if max(abs(value.low), abs(value.high), abs(value.estimate)) < least:
         return replace(value, low=0.0, high=0.0, estimate=0.0)
@@ -290,9 +235,9 @@ def settings_table(settings: Sequence[Setting], names: Sequence[str]) -> Table |
         return None
     if len(names) <= MOST_COLUMNS:
         rows = tuple((Cell(one.name), *(Cell(value) for value in one.values)) for one in settings)
-        return Table("Settings that differ", ("setting", *names), rows)
+        return Table("settings", "Settings that differ", ("setting", *names), rows)
     rows = tuple((Cell(name), *(Cell(one.values[i]) for one in settings)) for i, name in enumerate(names))
-    return Table("Settings that differ", ("run", *(one.name for one in settings)), rows)
+    return Table("settings", "Settings that differ", ("run", *(one.name for one in settings)), rows)
 
 
 def facts_table(comparison: Comparison, most: int = 24) -> Table:
@@ -302,17 +247,18 @@ def facts_table(comparison: Comparison, most: int = 24) -> Table:
         alike.setdefault(facts, []).append(run.name)
     rows = [
         (
-            Cell(_few(names, len(names)) if one is facts[0] else ""),
+            Cell(first_few(names) if one is facts[0] else ""),
             Cell(one.stage, mark="cached" if one.cached else ""),
-            Cell(", ".join(one.sources) or NONE if one.stage == "load" else NONE),
+            Cell(", ".join(one.sources) or MISSING) if one.stage == LOAD.heading else NONE,
             Cell(one.operation),
-            Cell(_size(one)),
+            _size(one),
         )
         for facts, names in list(alike.items())[:most]
         for one in facts
     ]
     more = f" The first {most} of {len(alike)} kinds." if len(alike) > most else ""
     return Table(
+        "facts",
         "What each stage worked on, as measured",
         ("run", "stage", "source", "operation", "data"),
         tuple(rows),
@@ -320,73 +266,62 @@ def facts_table(comparison: Comparison, most: int = 24) -> Table:
     )
 
 
-def detectable(ratio: float) -> str:
-    """The smallest change that would have been seen: `1.3 %`, `2.40x`; NONE where no change would have been."""
-    if not 1 <= ratio < 1e3:
-        return NONE
-    if ratio < 1 + LEAST:
-        return f"under {100 * LEAST:g} %"
-    return f"{ratio:.2f}x" if ratio >= 1.5 else f"{100 * (ratio - 1):.2g} %"
+def findings_table(findings: Iterable[Finding]) -> Table | None:
+    """The questions of a study with their answers; None without any."""
+    rows = tuple((Cell(one.question), Cell(one.answer, mark="answer"), Cell(one.measured)) for one in findings)
+    title = "What the study asked, and what was measured"
+    return Table("findings", title, ("question", "answer", "measured"), rows) if rows else None
 
 
-def _targets(comparison: Comparison) -> list[RunData]:
-    """The runs of its pairs, in their order."""
-    return [run for i, run in enumerate(comparison.runs) if i != comparison.baseline]
+def _about(row: Row, pair: Pairwise) -> str:
+    parts = ["first part of decode"] if row.name == PREFILL.heading else []
+    return ", ".join([*parts, f"n = {row.n}"] if row.n != pair.n else parts)
+
+
+def _number(value: float, unit: str) -> Cell:
+    return Cell(amount(value, unit), value=value, unit=unit)
+
+
+def _interval(interval: Interval, unit: str = "") -> Cell:
+    return Cell(_minus(with_limits(interval, unit)), value=interval, unit=unit)
 
 
 def _side(mean: float, median: float, row: Row, cached: bool) -> Cell:
-    unit = row.unit if row.unit in ("s", "ms", "bytes") else ""  # of counts it is said once
-    detail = f"median {amount(median, unit)}" + (", cached" if cached else "")
-    return Cell(amount(mean, row.unit), detail, "cached" if cached else "")
+    unit = row.unit if row.unit in ("s", "ms", "bytes") else ""  # the unit of a count is there once
+    mark = "cached" if cached else ""
+    return replace(_number(mean, row.unit), detail=mark, mark=mark, extra=f"median {amount(median, unit)}")
 
 
 def _verdict(row: Row) -> Cell:
     if row.baseline_cached != row.target_cached:
         return Cell("cached", "no verdict", "cached")
     if row.verdict is None:
-        return Cell(NONE)
+        return NONE
     seen = detectable(row.detectable_ratio)
-    told = row.verdict is Verdict.INCONCLUSIVE and seen != NONE
-    return Cell(row.verdict.value, f"would have seen {seen}" if told else "", row.verdict.value)
+    limit = f"{SECONDARY} {seen}" if row.verdict is Verdict.INCONCLUSIVE and seen != MISSING else ""
+    return Cell(row.verdict.value, limit, row.verdict.value)
 
 
 def _share(share: float, bottleneck: bool) -> Cell:
-    return Cell(f"{100 * share:.1f} %", "bottleneck" if bottleneck else "", "bottleneck" if bottleneck else "")
+    mark = "bottleneck" if bottleneck else ""
+    return Cell(percent(share), mark, mark, share)
 
 
-def _cache_remarks(pair: Pairwise) -> list[Remark]:
-    found = []
-    for side, name, stages, fill in (
-        ("baseline", pair.baseline_name, pair.cached_baseline, pair.cache_fill_baseline_s),
-        ("target", pair.target_name, pair.cached_target, pair.cache_fill_target_s),
-    ):
-        if stages:
-            cost = (
-                f"filling it took {amount(fill, 's')}, which is in no stage"
-                if fill is not None
-                else "what filling it took is not known"
-            )
-            uneven = pair.cached_baseline != pair.cached_target
-            so = "; its total and TTFT are without that work" if uneven else ""
-            found.append(Remark("note", f"Cached in {name} (the {side}): {_list(stages)}; {cost}{so}"))
-    return found
+def _added(interval: Interval) -> Cell:
+    made = _interval(interval, "s")
+    return replace(made, text=f"+{made.text}") if interval.estimate > 0 and not made.text.startswith("0 ") else made
 
 
-def _signed(interval: Interval) -> str:
-    text = _limits(interval)
-    return f"+{text}" if interval.estimate > 0 and not text.startswith("0 ") else text
+def _percent(share: float) -> Cell:
+    return Cell(_minus(percent(share)), value=share)
 
 
-def _percent(share: float) -> str:
-    return _minus(f"{100 * share:.1f} %") if math.isfinite(share) else NONE
+def _log(value: float) -> Cell:
+    return Cell(_minus(f"{value:+.4f}"), value=value) if math.isfinite(value) else NONE
 
 
-def _log(value: float) -> str:
-    return _minus(f"{value:+.4f}") if math.isfinite(value) else NONE
-
-
-def _limits(interval: Interval, unit: str = "s") -> str:
-    return _minus(with_limits(interval, unit))
+def _multiplied(ratio: float) -> Cell:
+    return Cell(f"× {ratio:.3f}", value=ratio) if math.isfinite(ratio) else NONE
 
 
 def _minus(text: str) -> str:
@@ -394,34 +329,11 @@ def _minus(text: str) -> str:
     return re.sub(r"-(0(?:\.0+)?)(?![.\d])", r"\1", text).replace("-", "−")
 
 
-def _size(facts: StageFacts) -> str:
-    if facts.stage == "load":
-        return f"{amount(facts.bytes_read, 'bytes')} read" if facts.bytes_read is not None else NONE
-    if facts.stage == "preprocess":
-        return f"{facts.images:g} images" if facts.images is not None else NONE
-    if facts.stage == "encode":
-        return f"{facts.visual_tokens:g} visual tokens" if facts.visual_tokens is not None else NONE
+def _size(facts: StageFacts) -> Cell:
+    if facts.stage == "load" and facts.bytes_read is not None:
+        return Cell(f"{amount(facts.bytes_read, 'bytes')} read", value=facts.bytes_read, unit="bytes")
+    if facts.stage == "preprocess" and facts.images is not None:
+        return Cell(f"{facts.images:g} images", value=facts.images, unit="images")
+    if facts.stage == "encode" and facts.visual_tokens is not None:
+        return Cell(f"{facts.visual_tokens:g} visual tokens", value=facts.visual_tokens, unit="visual tokens")
     return NONE
-
-
-def _keys(unpaired: Unpaired) -> str:
-    return f"{unpaired.count} {_plural('sample', unpaired.count)} ({_few(unpaired.first, unpaired.count, 5)})"
-
-
-def _few(names: Sequence[str], count: int, most: int = 3) -> str:
-    shown = ", ".join(names[:most])
-    return f"{shown} and {count - min(len(names), most)} more" if count > min(len(names), most) else shown
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)
-
-
-def _plural(word: str, count: int) -> str:
-    return word if count == 1 else f"{word}s"
-
-
-def _limited(found: list[Remark]) -> list[Remark]:
-    if len(found) <= MOST_TOLD:
-        return found
-    return [*found[:MOST_TOLD], Remark(found[0].kind, f"and {len(found) - MOST_TOLD} more of this kind")]

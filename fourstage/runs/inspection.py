@@ -104,7 +104,8 @@ def print_table(inspection: Inspection) -> None:
     from rich import box
     from rich.table import Table
 
-    from fourstage.screen import console, milliseconds, shown
+    from fourstage.records.units import seconds
+    from fourstage.screen import console, shown
 
     screen = console()
     screen.print(shown(inspection.title))
@@ -114,7 +115,7 @@ def print_table(inspection: Inspection) -> None:
     for stage in STAGES:
         rows = [row for row in inspection.rows if row.stage == stage]
         for i, row in enumerate(rows):
-            label = f"{stage}  {milliseconds(inspection.stage_s[stage])}" if i == 0 else ""
+            label = f"{stage}  {seconds(inspection.stage_s[stage])}" if i == 0 else ""
             table.add_row(label, row.name, row.shape, row.dtype, row.device, f"{row.bytes:,}")
         table.add_section()
     screen.print(table)
@@ -124,11 +125,11 @@ def print_table(inspection: Inspection) -> None:
 
 def print_markdown(inspection: Inspection) -> None:
     """The inspection as a document."""
-    from fourstage.screen import milliseconds
+    from fourstage.records.units import seconds
 
     print(f"# {markdown_cell(inspection.title)}\n")
     for stage in STAGES:
-        print(f"## {stage}: {milliseconds(inspection.stage_s[stage])}\n")
+        print(f"## {stage}: {seconds(inspection.stage_s[stage])}\n")
         print("| tensor | shape | dtype | device | bytes |\n|---|---|---|---|---:|")
         for row in inspection.rows:
             if row.stage == stage:
@@ -186,7 +187,7 @@ def _describe(
     """Rows, counts and tensors of a sample that went through."""
     import torch
 
-    from fourstage.screen import milliseconds
+    from fourstage.records.units import seconds
 
     named: list[tuple[str, str, Any]] = []  # stage, name, tensor or array
     named += [("load", f"{pipeline.image_name}_{i}", image) for i, image in enumerate(media.images)]
@@ -216,8 +217,8 @@ def _describe(
         "prompt rows": str(len(embeds)),
         "generated tokens": f"{len(generation.token_ids[0])} ({generation.finish_reasons[0]})",
         "KV cache": f"{cache_bytes:,} bytes after prefill, {cache_bytes // len(embeds):,} a token",
-        "prefill": milliseconds(watch.token_at[0] - watch.stage_at["decode"]),
-        "time per token": milliseconds(sum(steps) / len(steps)) if steps else "one token only",
+        "prefill": seconds(watch.token_at[0] - watch.stage_at["decode"]),
+        "time per token": seconds(sum(steps) / len(steps)) if steps else "one token only",
         "prompt": inputs.prompts[0],
         "output": generation.texts[0],
     }

@@ -154,7 +154,9 @@ def _prepare(job: Job, config: Config, kept: Kept) -> _Prepared:
         kept.datasets[config.dataset] = samples, dataset_digest(samples, config.dataset.hash, say)
     samples, digest = kept.datasets[config.dataset]
     with signals_held():  # an exception inside a half-done import would leave it broken
-        _import_quickly(config, "trust.evidence", "screen", "runs.resume", "tracking.deliver", "models.loaded")
+        _import_quickly(
+            config, "trust.evidence", "report.run_table", "runs.resume", "tracking.deliver", "models.loaded"
+        )
         from fourstage.models.load import preflight
         from fourstage.models.loaded import KeptModels
         from fourstage.tracking.store import Destination
@@ -595,8 +597,8 @@ def _record(prepared: _Prepared, kept: Kept, folder: RunFolder, measuring: _Meas
 
     from fourstage.records.columns import Columns
     from fourstage.records.table import RecordFile
+    from fourstage.report.run_table import print_run
     from fourstage.runs.environment import environment, git_diff
-    from fourstage.screen import print_run
     from fourstage.trust.checks import as_dict, as_tags, not_finished
 
     config = prepared.config

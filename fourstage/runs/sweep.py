@@ -44,6 +44,7 @@ from fourstage.config.compose import (
 )
 from fourstage.config.schema import SweepSettings
 from fourstage.credentials import keep, masked
+from fourstage.records.figures import JOBS, TOTAL
 from fourstage.runs.identity import code_hash
 from fourstage.runs.session import (
     FAILED,
@@ -676,29 +677,9 @@ def _folder_of(run: RunFacts) -> RunFolder | None:
     return folder if folder.state.run_id == run.run_id else None
 
 
-JOB_COLUMNS = {  # of the parent's table of jobs: heading → metric
-    "load_s": "stage1_load_s.median",
-    "preprocess_s": "stage2_preprocess_s.median",
-    "encode_s": "stage3_encode_s.median",
-    "decode_s": "stage4_decode_s.median",
-    "total_s": "total_s.median",
-    "ttft_s": "ttft_s.median",
-    "tpot_ms": "tpot_ms",
-    "output_tokens": "output_tokens.mean",
+JOB_COLUMNS = {figure.field: figure.metric for figure in JOBS} | {  # of the parent's table of jobs: heading → metric
     "samples_ok": "samples_ok",
     "samples_failed": "samples_failed",
-}
-
-
-NOTED = {  # of them in the parent's description: heading → column, unit
-    "load": ("load_s", "s"),
-    "preprocess": ("preprocess_s", "s"),
-    "encode": ("encode_s", "s"),
-    "decode": ("decode_s", "s"),
-    "total": ("total_s", "s"),
-    "TTFT": ("ttft_s", "s"),
-    "TPOT": ("tpot_ms", "ms"),
-    "output tokens": ("output_tokens", ""),
 }
 NOTED_JOBS = 40  # a tag holds 8000 characters
 
@@ -737,15 +718,12 @@ def fill_parent(
 
 def jobs_note(jobs: Sequence[Mapping[str, Any]]) -> str:
     """The parent's description, in Markdown: a row for each of the first jobs, figures as medians."""
-    from fourstage.records.wording import amount
     from fourstage.text import markdown_cell
 
-    def shown(value: Any, unit: str) -> str:
-        return "–" if value is None else amount(value, unit)
-
-    lines = [f"| run | state |{''.join(f' {heading} |' for heading in NOTED)}", f"|---|---|{'---|' * len(NOTED)}"]
+    headings = "".join(f" {figure.heading} |" for figure in JOBS)
+    lines = [f"| run | state |{headings}", f"|---|---|{'---|' * len(JOBS)}"]
     for job in jobs[:NOTED_JOBS]:
-        figures = "".join(f" {shown(job[key], unit)} |" for key, unit in NOTED.values())
+        figures = "".join(f" {figure.cell(job[figure.field])} |" for figure in JOBS)
         lines.append(f"| {markdown_cell(str(job['run']))} | {job['state'].lower()} |{figures}")
     if len(jobs) > NOTED_JOBS:
         lines.append(f"\n{len(jobs) - NOTED_JOBS} more jobs are in jobs.json.")
@@ -765,11 +743,11 @@ def side_by_side(destination: Destination, runs: Sequence[RunFacts]) -> dict[str
     for run in runs:
         name = run.name if f"{run.name}" not in answers else f"{run.name} (job {run.tags.get('fourstage.job')})"
         answers.append(name)
-        times.append(f"{name}: total_s")
+        times.append(f"{name}: {TOTAL.field}")
         for sample in run_samples(destination, run.run_id):
             row = rows.setdefault(str(sample["sample"]), {key: sample[key] for key in columns})
             row.setdefault(name, sample["output"] if sample["error"] is None else f"failed: {sample['error']}")
-            row.setdefault(f"{name}: total_s", sample["total_s"])
+            row.setdefault(f"{name}: {TOTAL.field}", sample[TOTAL.field])
     columns += [*answers, *times, "output"]
     for row in rows.values():
         row["output"] = _together({name: str(row[name]) for name in answers if name in row})

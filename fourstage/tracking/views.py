@@ -2,7 +2,7 @@
 
 Nobody but the user can choose the columns that the runs page shows at first; but an experiment can have saved views,
 each a tag of it, listed under "Views" and reached by an address. An experiment gets ours once. Left out: what the
-figures are (`writer.py`).
+figures are (`records/figures.py`).
 
     prepare(client, client.get_experiment_by_name("fourstage"))
     address("http://127.0.0.1:5000", experiment_id, "CHART")
@@ -16,6 +16,8 @@ import json
 import zlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from fourstage.records.figures import TOKENS_OUT, TOTAL, VIEW_CHARTS, VIEW_COLUMNS
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -31,21 +33,9 @@ MADE_MS = 0  # views are listed newest first: ours after the user's own
 
 NAVIGATION = "workflowType=machine_learning"  # has runs beside traces; the UI's own at first has no runs
 KEY, NAME = "fourstage", "Stages, tokens, TPOT, total"
-MEASURED = "metrics.`total_s.median` >= 0"  # no parents of sweeps, nothing that left no figure
-STAGES = ("stage1_load_s.median", "stage2_preprocess_s.median", "stage3_encode_s.median", "stage4_decode_s.median")
-FIGURES = {  # metric → width in pixels
-    **dict(zip(STAGES, (100, 130, 110, 115), strict=True)),
-    "total_s.median": 100,
-    "tpot_ms": 75,
-    "output_tokens.mean": 115,
-    "ttft_s.median": 90,
-    "input_tokens.mean": 110,
-    "tokens_per_s": 100,
-}
+MEASURED = f"metrics.`{TOTAL.metric}` >= 0"  # no parents of sweeps, nothing that left no figure
+WIDTHS = (100, 130, 110, 115, 100, 75, 115, 90, 110, 100)  # of VIEW_COLUMNS, pixels
 TAGS = {"fourstage.valid": 125, "fourstage.sweep": 200}
-CHARTS = (  # three in a row
-    "total_s.median", "tpot_ms", "output_tokens.mean", *STAGES, "ttft_s.median", "input_tokens.mean", "tokens_per_s",
-)  # fmt: skip
 MOST_IN_A_CHART = 20
 SECTION = "fourstage-figures"
 
@@ -114,7 +104,7 @@ def saved_view(name: str, state: Mapping[str, Any]) -> str:
 
 def _state() -> dict[str, Any]:
     """What the view holds: the fields of the runs page's state and search that differ from MLflow's own."""
-    widths = {_column("metrics", name): width for name, width in FIGURES.items()}
+    widths = {_column("metrics", figure.metric): width for figure, width in zip(VIEW_COLUMNS, WIDTHS, strict=True)}
     widths |= {_column("tags", name): width for name, width in TAGS.items()}
     charts, sections = _charts()
     return {
@@ -139,10 +129,10 @@ def _column(kind: str, name: str) -> str:
 def _charts() -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The charts and their sections; every other metric goes into the second, which is folded."""
     charts = [
-        *(_chart(metric, "BAR", metricKey=metric) for metric in CHARTS),
+        *(_chart(figure.metric, "BAR", metricKey=figure.metric) for figure in VIEW_CHARTS),
         _chart(
             "total-tokens", "SCATTER",
-            xaxis={"key": "output_tokens.mean", "type": "METRIC"}, yaxis={"key": "total_s.median", "type": "METRIC"},
+            xaxis={"key": TOKENS_OUT.metric, "type": "METRIC"}, yaxis={"key": TOTAL.metric, "type": "METRIC"},
         ),
     ]  # fmt: skip
     sections = [

@@ -28,9 +28,19 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from fourstage.credentials import masked
-from fourstage.records.summary import SECONDS, cached_name
+from fourstage.records.figures import (
+    OF_STAGE,
+    PER_SAMPLE,
+    PREFILL,
+    TOKENS_IN,
+    TOKENS_OUT,
+    TOTAL,
+    TPOT,
+    TTFT,
+    cached_name,
+)
+from fourstage.records.plots import plot_run
 from fourstage.records.table import write_records
-from fourstage.report.run_charts import plot_run
 from fourstage.stages import STAGES, SampleRecord, UserError
 from fourstage.text import storable
 from fourstage.tracking.patience import ForeignError, patience_with
@@ -49,22 +59,14 @@ TAG_CHARS = 8000
 DIGEST_CHARS = 36
 TABLES_TAG = "mlflow.loggedArtifacts"  # by it the UI's artifact view finds tables
 
-# the plain name `tpot_ms` is the whole run's figure: one name, one meaning
-PER_SAMPLE = SECONDS | {"sample_tpot_ms": "tpot_ms", "output_tokens": "output_tokens"}
 TABLE = (
     "question",
     "output",
     "reference",
-    "input_tokens",
-    "output_tokens",
+    TOKENS_IN.field,
+    TOKENS_OUT.field,
     "finish_reason",
-    "load_s",
-    "preprocess_s",
-    "encode_s",
-    "decode_s",
-    "ttft_s",
-    "tpot_ms",
-    "total_s",
+    *(figure.field for figure in (*OF_STAGE, TTFT, TPOT, TOTAL)),
     "cached_stages",
     "cache_fill_s",
     "error",
@@ -157,10 +159,11 @@ class TrackedRun:
         metrics = []
         for step, record in enumerate(records):
             when = _storable_ms(round(1000 * record.started_unix_s))
-            for name, attribute in PER_SAMPLE.items():
-                if (value := getattr(record, attribute)) is not None:
-                    cached = attribute.removesuffix("_s") in record.cached_stages
-                    metrics.append(Metric(cached_name(name) if cached else name, float(value), when, step))
+            for figure in PER_SAMPLE:
+                if (value := getattr(record, figure.field)) is not None:
+                    cached = figure.stage in record.cached_stages
+                    name = cached_name(figure.per_sample) if cached else figure.per_sample
+                    metrics.append(Metric(name, float(value), when, step))
         with reporting(self.destination.uri):
             for chunk in _chunks(metrics, METRICS_PER_CALL):
                 self._client.log_batch(self.run_id, metrics=chunk)
@@ -201,7 +204,7 @@ class TrackedRun:
     def log_results(self, records: Sequence[SampleRecord], file: Path | None = None) -> None:
         """Log samples, failed ones too, as `samples.json` and plots, and `records.parquet`.
 
-        `file` is a records.parquet that is there already, of all records where `records` are only some.
+        `file` is an existing records.parquet of all records; `records` may be only the first of them.
         """
         rows = [{"sample": record.key} | {name: getattr(record, name) for name in TABLE} for record in records]
         with reporting(self.destination.uri):
@@ -227,11 +230,6 @@ class TrackedRun:
         """Log every file of a folder under its place there."""
         with reporting(self.destination.uri):
             self._client.log_artifacts(self.run_id, str(folder))
-
-    def log_file(self, name: str, text: str) -> None:
-        """Log a text as a file."""
-        with reporting(self.destination.uri):
-            self._client.log_text(self.run_id, masked(text), name)
 
     def log_dict(self, name: str, obj: dict[str, Any]) -> None:
         """Log a dictionary as a file: YAML where the name says so, else JSON."""
@@ -348,16 +346,14 @@ def _trace_attributes(record: SampleRecord) -> dict[str, Any]:
         "source",
         "images",
         "finish_reason",
-        "prefill_s",
-        "ttft_s",
-        "tpot_ms",
+        *(figure.field for figure in (PREFILL, TTFT, TPOT)),
         "cache_fill_s",
     )
     attributes = {name: value for name in names if (value := getattr(record, name)) is not None}
     if record.input_tokens is not None and record.output_tokens is not None:
         attributes["mlflow.chat.tokenUsage"] = {
-            "input_tokens": record.input_tokens,
-            "output_tokens": record.output_tokens,
+            TOKENS_IN.field: record.input_tokens,
+            TOKENS_OUT.field: record.output_tokens,
             "total_tokens": record.input_tokens + record.output_tokens,
         }
     return attributes

@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from fourstage.measure.loop import WarmUp
 from fourstage.records.columns import Columns, Floats, Ints
 from fourstage.records.table import read_rows
-from fourstage.records.wording import plain
+from fourstage.records.units import first_few, plain
+from fourstage.records.units import seconds as seconds_text
 from fourstage.stages import STAGES, SampleRecord
 from fourstage.stats.intervals import measurement_half_width
 from fourstage.stats.outliers import outliers
@@ -330,7 +331,7 @@ def tokens_explain_time(evidence: Evidence) -> Check:
     off = implied / price - 1
     verdict: Verdict = "pass" if abs(off) <= EXPLAINED_LIMIT else "fail"
     detail = (
-        "" if verdict == "pass" else f"{1000 * implied:.3g} ms a token by count, {1000 * price:.3g} ms by its steps"
+        "" if verdict == "pass" else f"{seconds_text(implied)} a token by count, {seconds_text(price)} by its steps"
     )
     what = "from a token's price by its own steps to that by count"
     return Check(
@@ -348,7 +349,7 @@ def nothing_impossible(evidence: Evidence) -> Check:
         return _not_possible("nothing_impossible", sentence, "no stage has both a time and a floor")
     kind, found = max(fastest.items(), key=lambda item: item[1].share)
     verdict: Verdict = "pass" if found.share <= FLOOR_LIMIT else "fail"
-    detail = f"{kind} of {found.key} took {found.seconds:.3g} s, its floor is {found.floor_s:.3g} s"
+    detail = f"{kind} of {found.key} took {seconds_text(found.seconds)}, its floor is {seconds_text(found.floor_s)}"
     what = "as fast as the device's limit"
     return Check(
         "nothing_impossible", sentence, verdict, found.share, FLOOR_LIMIT, detail, what, "at most", unit="times"
@@ -583,7 +584,7 @@ def _any_fault(evidence: Evidence, name: str, sentence: str, kinds: Sequence[_Fa
             break
         told[text] = None
         passed += 1
-    named = "; ".join(told) + (f" and {count - passed} more" if count > passed else "")
+    named = first_few(list(told), NAMED, len(told) + count - passed, "; ")
     return faults_found(name, sentence, count, "; ".join(filter(None, (named, seen))))
 
 
@@ -649,4 +650,4 @@ def _count(value: float) -> str:
 
 def _names(found: Sequence[str]) -> str:
     """The first few, and how many more."""
-    return "; ".join(found[:NAMED]) + (f" and {len(found) - NAMED} more" if len(found) > NAMED else "")
+    return first_few(found, NAMED, separator="; ")

@@ -343,7 +343,11 @@ def test_a_store_that_fails_while_recording_loses_nothing(
 
 @pytest.mark.parametrize(
     "broken",
-    ["fourstage.records.table.RecordFile.close", "fourstage.records.quality.quality", "fourstage.screen.print_run"],
+    [
+        "fourstage.records.table.RecordFile.close",
+        "fourstage.records.quality.quality",
+        "fourstage.report.run_table.print_run",
+    ],
 )
 def test_whatever_fails_at_the_end_no_run_stays_running(
     broken: str, run: Run, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

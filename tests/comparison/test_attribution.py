@@ -11,9 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fourstage.comparison.attribution import FACTORS, Attribution, attribute, logarithmic_mean, sentence
+from fourstage.comparison.attribution import FACTORS, Attribution, attribute_pairs, logarithmic_mean
+from fourstage.comparison.pairing import pair_keys, per_key
 from fourstage.records.columns import Columns
-from fourstage.stages import SampleRecord
+from fourstage.report.wording import sentence
+from fourstage.stages import STAGES, SampleRecord
+from tests.builders import timed
 
 
 def record(
@@ -30,30 +33,18 @@ def record(
     position: int = 0,
 ) -> SampleRecord:
     """As `loop.py` makes them: stages are shares of the batch's seconds, prefill and steps what a sample waits."""
-    decode = (prefill + sum(token_s) + waited + tail) / batch_size
-    stages = [load / batch_size, preprocess / batch_size, encode / batch_size, decode]
-    return SampleRecord(
-        key=key,
-        sample_id=key,
-        position=position,
-        repeat=repeat,
-        batch_size=batch_size,
-        load_s=stages[0],
-        preprocess_s=stages[1],
-        encode_s=stages[2],
-        decode_s=decode,
-        total_s=sum(stages),
-        prefill_s=prefill,
-        ttft_s=load + preprocess + encode + prefill,
-        token_s=tuple(token_s),
-        text_tokens=10,
-        visual_tokens=90,
-        output_tokens=len(token_s) + 1,
-    )
+    made = timed(key, load, preprocess, encode, prefill, token_s, tail + waited, repeat=repeat, position=position)
+    shared = {f"{stage}_s": (getattr(made, f"{stage}_s") or 0.0) / batch_size for stage in STAGES}
+    return replace(made, **shared, total_s=sum(shared.values()), batch_size=batch_size)  # type: ignore[arg-type]
+
+
+def split(baseline: Sequence[SampleRecord], target: Sequence[SampleRecord], resamples: int = 200) -> Attribution | None:
+    pairs = pair_keys(per_key(Columns.of(baseline)), per_key(Columns.of(target)))
+    return attribute_pairs(pairs, resamples=resamples)
 
 
 def attributed(baseline: Sequence[SampleRecord], target: Sequence[SampleRecord], resamples: int = 200) -> Attribution:
-    found = attribute(Columns.of(baseline), Columns.of(target), resamples=resamples)
+    found = split(baseline, target, resamples)
     assert found is not None
     return found
 
@@ -192,9 +183,9 @@ def test_a_sample_that_lacks_one_time_is_left_out_and_counted() -> None:
 
 def test_runs_without_a_common_success_have_no_attribution() -> None:
     failed = replace(record("a"), error="broken", error_stage="decode")
-    assert attribute(Columns.of([record("a")]), Columns.of([failed])) is None
-    assert attribute(Columns.of([record("a")]), Columns.of([record("b")])) is None
-    assert attribute(Columns.of([]), Columns.of([])) is None
+    assert split([record("a")], [failed]) is None
+    assert split([record("a")], [record("b")]) is None
+    assert split([], []) is None
 
 
 def simulated(seed: int, n: int = 40, **factor: float) -> list[SampleRecord]:
@@ -291,7 +282,7 @@ def test_the_sentence_tells_what_cancels_out_within_no_difference() -> None:
     assert "within it two takes 50.0 ms in loading longer, and 50.0 ms in encoding less" in text
 
 
-def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_told() -> None:
+def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_clear() -> None:
     """Encoding and preprocessing scatter against each other: the larger part cannot be told, the smaller one can."""
     records = simulated(3)
     scatter = np.tile([-3.0, 3.0], 20)
@@ -306,7 +297,10 @@ def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_told(
         for r, d in zip(records, scatter, strict=True)
     ]
     text = sentence(attributed(records, target), "one", "two")
-    assert "; of what is told apart from chance, the largest part comes from loading (+100 ms, 17 % of the gap)" in text
+    assert (
+        "; of what is distinguishable from chance, the largest part comes from loading (+100 ms, 17 % of the gap)"
+        in text
+    )
     assert "encoding" not in text
 
 

@@ -105,25 +105,3 @@ def test_a_failed_answer_is_told_and_agrees_with_nothing() -> None:
 def test_a_sample_that_a_run_lacks_leaves_its_column_empty() -> None:
     (row,) = compare_texts([("one", [record("a", "A car.")]), ("two", [record("z", "Rain.")])])
     assert row.answers[1] is None
-
-
-def test_of_repeats_the_first_that_succeeded_is_shown_and_sentinels_never() -> None:
-    records = [
-        record("a", "watching", role="sentinel"),
-        record("a", None, error="broken", error_stage="load"),
-        record("a", "second", repeat=1),
-        record("a", "third", repeat=2),
-    ]
-    (row,) = compare_texts([("one", records)])
-    assert row.answers[0] is not None
-    assert row.answers[0].text == "second"
-
-
-def test_as_many_samples_as_asked_for_are_shown() -> None:
-    records = [record(key, key) for key in "abcdef"]
-    assert [row.key for row in compare_texts([("one", records)], limit=2)] == ["a", "b"]
-
-
-def test_a_baseline_that_is_none_of_the_runs_is_an_error() -> None:
-    with pytest.raises(ValueError, match="baseline is run 1 of 1"):
-        compare_texts([("one", [])], baseline=1)

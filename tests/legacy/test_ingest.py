@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from fourstage.cli import compare
 from fourstage.legacy.ingest import main
-from fourstage.report import build as compare
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
 from fourstage.tracking.store import Destination
 from tests.legacy_files import lists, nested, prefixed

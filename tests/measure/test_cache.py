@@ -25,8 +25,9 @@ from fourstage.models.base import StagedPipeline
 from fourstage.models.eventgpt import Model as EventGPT
 from fourstage.models.videollava import Model as VideoLlava
 from fourstage.records.columns import Columns
+from fourstage.records.figures import ENCODE, LOAD, TOTAL
 from fourstage.records.summary import summarise_run
-from fourstage.screen import fill_line, heading
+from fourstage.report.run_table import fill_line, heading
 from fourstage.stages import Sample, SampleRecord, Sampling, UserError
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
@@ -193,7 +194,8 @@ def test_what_does_not_fit_is_refused_after_the_first_sample_with_the_numbers(mo
     with pytest.raises(UserError) as told:
         fill(pipeline, [Sample(str(n), str(n), Path()) for n in range(100)], SERVED["tensors"], timing)
     assert str(told.value) == (
-        "the cache needs about 100 MiB for 100 samples (1 MiB each), beside 1 MiB that it holds 10 MiB of memory are "
+        "the cache needs about 100 MiB for 100 samples (1.00 MiB each), beside 1.00 MiB that it holds "
+        "10.0 MiB of memory are "
         "available: set cache=none, or dataset.limit=10"
     )
     assert pipeline.clock() == 106  # the warm-up and one sample were read
@@ -217,13 +219,15 @@ def test_the_record_says_what_was_cached_and_what_filling_took(
 
 
 def test_the_screen_heads_cached_columns_and_tells_the_filling() -> None:
-    assert heading("load", ("load",)) == "load\ncached"
-    assert heading("total", ("load",)) == "total\nwithout fill"
-    assert heading("encode", ("load",)) == "encode"
-    assert heading("total", ()) == "total"
+    assert heading(LOAD, ("load",)) == "load\ncached"
+    assert heading(TOTAL, ("load",)) == "total\nwithout fill"
+    assert heading(ENCODE, ("load",)) == "encode"
+    assert heading(TOTAL, ()) == "total"
     record = SampleRecord("a", "a", 0, cached_stages=("load",), cache_fill_s=0.01, load_s=1e-6)
     records = [record, replace(record, repeat=1), replace(record, key="b", cache_fill_s=0.03)]
-    assert "cached[/yellow] load: filling took 20 ms a sample (median), 40 ms in all" in fill_line(Columns.of(records))
+    assert "cached[/yellow] load: filling took 20.0 ms a sample (median), 40.0 ms in all" in fill_line(
+        Columns.of(records)
+    )
     assert fill_line(Columns.of([replace(record, cached_stages=(), cache_fill_s=None)])) == ""
 
 

@@ -17,31 +17,12 @@ from fourstage.records.columns import CHUNK, Columns
 from fourstage.records.summary import summarise_run
 from fourstage.records.table import ROWS, read_rows, schema, write_records
 from fourstage.stages import SampleRecord
+from tests.builders import timed
 
-RECORD = SampleRecord(
-    key="a",
-    sample_id="a",
-    position=0,
-    load_s=0.1,
-    preprocess_s=0.2,
-    encode_s=0.3,
-    decode_s=2.0,
-    total_s=2.6,
-    end_to_end_s=2.625,
-    prefill_s=0.5,
-    ttft_s=1.1,
-    token_s=(0.1, 0.2, 1 / 7),
-    text_tokens=10,
-    visual_tokens=90,
-    output_tokens=4,
-    finish_reason="stop",
-    vision_calls=1,
-    peak_memory_bytes=2**35 + 1,
-    images=5,
-    source="png",
-    prompt="What?",
-    output_ids=(1, 2, 3, 4),
-)
+RECORD = timed(
+    token_s=(0.1, 0.2, 1 / 7), decode_s=2.0, total_s=2.6, end_to_end_s=2.625, text_tokens=10, visual_tokens=90,
+    finish_reason="stop", vision_calls=1, peak_memory_bytes=2**35 + 1, prompt="What?", output_ids=(1, 2, 3, 4),
+)  # fmt: skip
 FAILED = SampleRecord(key="b", sample_id="b", position=1, error="no such file: b.npy", error_stage="load")
 CUT = replace(RECORD, key="c", position=2, finish_reason="length", token_s=(), output_tokens=1, batch_size=2)
 CUT = replace(CUT, source="npy", output_ids=(1,), notes=("frames repeat",))

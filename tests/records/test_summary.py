@@ -9,28 +9,15 @@ import pytest
 from numpy.typing import NDArray
 
 from fourstage.records.columns import Columns
-from fourstage.records.summary import STAGE_METRICS, summarise, summarise_run, tpot_over_context
+from fourstage.records.figures import OF_STAGE
+from fourstage.records.summary import summarise, summarise_run, tpot_over_context
 from fourstage.stages import STAGES, SampleRecord
+from tests.builders import timed
 
-RECORD = SampleRecord(
-    key="a",
-    sample_id="a",
-    position=0,
-    load_s=0.1,
-    preprocess_s=0.2,
-    encode_s=0.3,
-    decode_s=2.0,
-    total_s=2.6,
-    end_to_end_s=2.6,
-    prefill_s=0.5,
-    ttft_s=1.1,
-    token_s=(0.1, 0.3),
-    text_tokens=10,
-    visual_tokens=90,
-    output_tokens=3,
-    finish_reason="stop",
+RECORD = timed(
+    decode_s=2.0, total_s=2.6, end_to_end_s=2.6, text_tokens=10, visual_tokens=90, finish_reason="stop",
     peak_memory_bytes=100,
-)
+)  # fmt: skip
 
 
 FAILED = replace(RECORD, error="broken", error_stage="decode", decode_s=99.0, peak_memory_bytes=10**9)
@@ -92,7 +79,7 @@ def test_nothing_cannot_be_summarised() -> None:
 
 
 def test_stage_metrics_follow_the_order_of_the_stages() -> None:
-    assert tuple(STAGE_METRICS) == STAGES
+    assert [figure.stage for figure in OF_STAGE] == list(STAGES)
 
 
 def test_metric_names_are_those_of_the_design() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from fourstage.cli.run import main
+from fourstage.records.figures import OF_STAGE
 from fourstage.stages import STAGES
 from fourstage.tracking import views
 from fourstage.tracking.reader import RunFacts, find_runs, run_samples
@@ -20,6 +21,8 @@ from fourstage.tracking.store import Destination, open_store
 from tests.browser import Ui, chromium
 from tests.servers import mlflow_server
 from tests.small import SMALL, into, jobs_since
+
+STAGE_METRICS = [figure.metric for figure in OF_STAGE]
 
 SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 
@@ -56,7 +59,7 @@ def test_the_runs_table_shows_stages_tokens_tpot_and_total_without_hunting(shown
     from playwright.sync_api import expect
 
     page = shown.ui.open(shown.place(), shown.jobs[0].name)
-    wanted = [*views.STAGES, "total_s.median", "tpot_ms", "output_tokens.mean", "ttft_s.median"]
+    wanted = [*STAGE_METRICS, "total_s.median", "tpot_ms", "output_tokens.mean", "ttft_s.median"]
     grid = page.locator(".ag-root")
     for name in wanted:
         expect(grid.get_by_role("columnheader").get_by_text(name, exact=True)).to_be_in_viewport()
@@ -87,7 +90,7 @@ def test_charts_compare_stages_tokens_tpot_and_total(shown: Shown) -> None:
     cards = page.get_by_test_id("experiment-view-compare-runs-card")
     shown.ui.keep(page, "charts")
     page.set_viewport_size({"width": 1600, "height": 1800})  # charts out of sight are not drawn
-    for name in ("total_s.median", "tpot_ms", "output_tokens.mean", *views.STAGES):
+    for name in ("total_s.median", "tpot_ms", "output_tokens.mean", *STAGE_METRICS):
         card = cards.filter(has_text=re.compile(f"^{re.escape(name)}"))
         for job in shown.jobs:
             card.get_by_text(job.name).first.wait_for()

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fourstage.records.figures import VIEW_COLUMNS
 from fourstage.tracking import views
 from fourstage.tracking.store import Destination, open_store
 from fourstage.tracking.writer import TrackedRun
@@ -35,7 +36,7 @@ def test_an_experiment_gets_a_view_whose_columns_are_what_runs_log_and_links_to_
     tags = client.get_experiment(experiment_id).tags
     state = _state(tags[TAG])
     assert json.loads(tags[TAG])["name"] == views.NAME
-    assert {f"metrics.`{name}`" for name in views.FIGURES} <= set(state["selectedColumns"])
+    assert {f"metrics.`{figure.metric}`" for figure in VIEW_COLUMNS} <= set(state["selectedColumns"])
     assert set(state["columnOrder"]) == set(state["columnWidths"]) == set(state["selectedColumns"])
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {state["compareRunSections"][0]["uuid"]}
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(state["compareRunCharts"])

@@ -1,7 +1,7 @@
-"""Pictures of one run: where the time of each sample went, how long the outputs are, and time against length.
+"""Plots of one run: where the time of each sample went, how long the outputs are, and time against length.
 
-Figures are made without pyplot, so nothing is global and no window opens. A plot without data is left out.
-Left out: pictures that compare runs.
+Figures are made without pyplot, so nothing is global and no window opens. A plot without data is omitted.
+Left out: plots that compare runs (`report/charts.py`).
 
     for name, figure in plot_run(records).items():
         figure.savefig(f"{name}.png")
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fourstage.records.wording import plain
+from fourstage.records.figures import DECODE, TOKENS_OUT
+from fourstage.records.units import seconds as in_seconds
 from fourstage.stages import STAGES, SampleRecord
 
 if TYPE_CHECKING:
@@ -32,8 +33,8 @@ def plot_run(records: Sequence[SampleRecord]) -> dict[str, Figure]:
     ok = [record for record in records if record.ok]
     plots = {
         "stages": _stages(ok),
-        "output_tokens": _output_tokens(ok),
-        "decode_s_against_output_tokens": _decode_against_tokens(ok),
+        TOKENS_OUT.name: _output_tokens(ok),
+        f"{DECODE.field}_against_{TOKENS_OUT.name}": _decode_against_tokens(ok),
     }
     return {name: figure for name, figure in plots.items() if figure is not None}
 
@@ -102,7 +103,7 @@ def _decode_against_tokens(records: Sequence[SampleRecord]) -> Figure | None:
         axes.scatter(tokens, seconds, s=18, color=COLOURS["decode"], alpha=0.7)
         slope, intercept = np.polyfit(tokens, seconds, 1)
         ends = np.array([tokens.min(), tokens.max()])
-        text = f"{plain(1000 * slope)} ms per token, {plain(1000 * intercept)} ms at 0"
+        text = f"{in_seconds(slope)} per token, {in_seconds(intercept)} at 0"
         axes.plot(ends, intercept + slope * ends, color=LINE, label=text)
         axes.legend(frameon=False)
         axes.set_xlabel("output tokens")

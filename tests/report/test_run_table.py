@@ -8,7 +8,7 @@ import pytest
 
 from fourstage.records.columns import Columns
 from fourstage.records.table import RecordFile
-from fourstage.screen import print_run
+from fourstage.report.run_table import print_run
 from fourstage.stages import SampleRecord
 from fourstage.trust.checks import Evidence, check_run
 from tests.trust.test_checks import EXPECTED

@@ -8,19 +8,10 @@ from dataclasses import replace
 
 import pytest
 
-from fourstage.report.run_charts import plot_run
-from fourstage.stages import SampleRecord
+from fourstage.records.plots import plot_run
+from tests.builders import timed
 
-RECORD = SampleRecord(
-    key="a",
-    sample_id="a",
-    position=0,
-    load_s=0.1,
-    preprocess_s=0.2,
-    encode_s=0.3,
-    decode_s=1.0,
-    output_tokens=10,
-)
+RECORD = timed(prefill=1.0, token_s=(), output_tokens=10)
 RUN = [replace(RECORD, key=f"clip_$_{n}", position=n, decode_s=0.5 + 0.02 * n, output_tokens=10 + n) for n in range(12)]
 
 
@@ -48,7 +39,7 @@ def test_a_bar_reaches_the_sum_of_the_stages() -> None:
 
 def test_the_line_has_the_slope_of_the_decode() -> None:
     axes = plot_run(RUN)["decode_s_against_output_tokens"].axes[0]
-    assert axes.get_legend().get_texts()[0].get_text().startswith("20 ms per token, 300 ms")
+    assert axes.get_legend().get_texts()[0].get_text().startswith("20.0 ms per token, 300 ms")
 
 
 def test_many_samples_become_one_bar_per_stage() -> None:
