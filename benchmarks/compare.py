@@ -1,9 +1,9 @@
-"""How long does comparing a thousand runs take, and how much memory? Runs made up, without a model.
+"""How much time and memory does comparing a thousand runs take? The runs are synthetic: no model is loaded.
 
-    python benchmarks/compare.py             # runs and samples, default 1000 and 200; making the store comes first
+    python benchmarks/compare.py             # or: compare.py RUNS SAMPLES; default 1000 200
 
-The store is made with MLflow's own client, so that its tables are as real runs leave them: 80 params, 90 metrics, 30
-tags a run. `python -m fourstage.compare` then runs in a process of its own, whose time and peak memory are told.
+A store is written first, with MLflow's own client, so that its tables look as after real runs: 80 params, 90 metrics
+and 30 tags a run. Then `python -m fourstage.compare` runs in a process of its own; its time and peak memory are printed.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""What does measuring cost? Two answers, on the small stand-in model.
+"""What does measuring cost? Two answers, with the tiny stand-in model.
 
     python benchmarks/harness.py            # two minutes on two cores
 
-1. One sample with the stopwatch at every border and token, against a single pair of clock readings, alternating.
-2. A run of 200 samples: the share of its time that is no sample's (harness, audits, checks, logging); imports,
-   the building of the model and the making of the dataset come before and are not counted.
+1. One sample timed at every stage and token, against the same sample with a single pair of clock readings, alternating.
+2. A run of 200 samples: the share of its time spent outside samples (harness, audits, checks, logging). Imports,
+   building the model and generating the dataset are not counted.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""What a job of a sweep costs beyond its samples, and whether a reused model is as quick as a fresh one.
+"""What does a job of a sweep cost beyond its samples, and is a reused model as fast as a fresh one?
 
-    python benchmarks/sweep.py            # in a folder of its own; about three minutes on two quiet cores
+    python benchmarks/sweep.py            # in a temporary folder; about three minutes on two idle cores
     PAIRS=3 python benchmarks/sweep.py weights=random weights.size=7b precision=bf16      # on a GPU
 
-The demo model, quick protocol. A job's cost is the time from its beginning to the next one's, less the end-to-end
-times of its samples; jobs with the default traces (4 samples have 4) and without. Fresh and reused alternate: each
-pair is a job in a process of its own and the second job of a process, over the same samples.
+The demo model with the quick protocol. A job's cost is the time from its start to the start of the next job, minus the
+end-to-end times of its samples; it is measured with traces (one for each of 4 samples) and without. Fresh and reused
+models alternate: a pair is a job in a process of its own and the second job of another process, on the same samples.
 """
 
 from __future__ import annotations
