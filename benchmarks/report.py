@@ -1,6 +1,6 @@
 """How much time and memory does the report of a long run take? A million synthetic records: no model is loaded.
 
-    python benchmarks/report.py             # or: report.py RECORDS; default 1000000
+python benchmarks/report.py             # or: report.py RECORDS; default 1000000
 """
 
 from __future__ import annotations
