@@ -3,7 +3,7 @@
     python benchmarks/compare.py             # or: compare.py RUNS SAMPLES; default 1000 200
 
 A store is written first, with MLflow's own client, so that its tables look as after real runs: 80 params, 90 metrics
-and 30 tags a run. Then `python -m fourstage.compare` runs in a process of its own; its time and peak memory are printed.
+and 30 tags a run. Then `python -m fourstage.compare` runs in its own process; its time and peak memory are printed.
 """
 
 from __future__ import annotations
