@@ -23,7 +23,7 @@ HEAD = """\
 Every setting of a run: `key=value` on the command line of `fourstage run`. Quotes, free text and paths are explained in
 [Running](running.md). `fourstage run --help` prints the choices and defaults, `--cfg job` what a command composes.
 
-A *choice* is `group=option` and selects a file of `conf/`: `model=videollava`, `protocol=strict`. Its keys can be set, too:
+A *choice* is `group=option` and selects a file of `conf/`: `model=videollava`, `protocol=strict`. Its keys can be set:
 `model.frames=16`, `protocol.repeats=3`. The options of a choice are the columns below.
 `???` has no default and must be given; `null` is explained with the key.
 
