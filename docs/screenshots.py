@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 IMAGES = ROOT / "docs" / "images"
 SWEEP = ["model=eventgpt,videollava", "generation=fixed", "max_new_tokens=64", "dataset.samples=12", "sweep.name=demo"]
-CHARTS = {"x": 178, "y": 0, "width": 1222, "height": 1120}  # without the UI's own menu
+CHARTS = {"x": 204, "y": 16, "width": 1376, "height": 980}  # without the UI's own menu
 COLOURS = 128  # a palette keeps text sharp at a third of the size
 
 
@@ -47,8 +47,8 @@ def main(folder: Path) -> None:
         _picture_of_report(browser, report)
         with mlflow_server(store.uri, folder) as server:
             page = Ui(browser, server, IMAGES).open(address("", open_store(store)[1], "CHART").lstrip("/"), NAME)
-            page.set_viewport_size({"width": 1400, "height": 1120})
-            page.locator("button[aria-label*='lose']").last.click()  # the banner above the runs
+            page.set_viewport_size({"width": 1600, "height": 1080})
+            page.get_by_label("Hide banner").click()  # "You're viewing a shared view"
             page.get_by_test_id("experiment-view-compare-runs-card").first.get_by_text(jobs[0].name).first.wait_for()
             page.wait_for_timeout(2000)  # charts are drawn one after the other
             page.screenshot(path=IMAGES / "mlflow.png", clip=CHARTS)
@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
 
 
 def _picture_of_report(browser: Browser, report: Path) -> None:
-    page = browser.new_context(viewport={"width": 1180, "height": 1180}).new_page()
+    page = browser.new_context(viewport={"width": 1180, "height": 1080}).new_page()
     page.goto(report.as_uri())
     page.wait_for_timeout(500)
     page.screenshot(path=IMAGES / "report.png")
