@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def make_store(folder: Path, runs: int, samples: int) -> Destination:
-    """A sweep of that many finished runs with their records."""
+    """Write a sweep with that many finished runs and their records."""
     from mlflow.entities import Metric, Param, RunTag
 
     destination = Destination(f"sqlite:///{folder}/mlflow.db", None, "fourstage")
@@ -82,7 +82,7 @@ def make_store(folder: Path, runs: int, samples: int) -> Destination:
 
 
 def _table(n: int, rng: np.random.Generator, factor: float) -> pa.Table:
-    """Records of one run: samples differ among themselves, in every run alike, with noise of 2 %."""
+    """Records of one run: each sample has its own level, equal in all runs, plus noise of 2 %."""
     what = np.random.default_rng(1)
     size, steps = what.lognormal(0, 0.6, n), what.integers(STEPS // 2, STEPS + 1, n)
     ends = np.concatenate([[0], np.cumsum(steps)])

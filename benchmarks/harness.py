@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def observer(tree: dict[str, object]) -> None:
-    """Answer 1."""
+    """Time one sample with and without the stopwatch, alternating, and print the difference."""
     config = check(tree)
     pipeline, samples = load_pipeline(config), fourstage_run.read_samples(config)[:1]
     planned = plan(samples, [question_of(samples[0], config)], repeats=1, seed=0)
@@ -55,7 +55,7 @@ def observer(tree: dict[str, object]) -> None:
 
 
 def outside(tree: dict[str, object], folder: Path) -> None:
-    """Answer 2."""
+    """Run 200 samples, and print the share of the time outside samples."""
     config = check(tree)
     pipeline, samples = load_pipeline(config), fourstage_run.read_samples(config)
     tracking = config.tracking

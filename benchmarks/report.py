@@ -22,7 +22,7 @@ from fourstage.records.table import schema
 from fourstage.trust.checks import Evidence, Expected, check_run
 from fourstage.trust.roofline import LanguageModel, Linear, Peaks, Shapes, VisionTower, run_shares
 
-KEYS = 5000  # different samples; the rest are repeats
+KEYS = 5000  # distinct samples; the rest are repeats
 STEPS = 63  # decode steps of the longest answer
 EXPECTED = Expected("bf16", "bfloat16", ("png",), 5, 1, STEPS + 1, "natural", 1, 2048)
 SHAPES = Shapes(
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def write_synthetic(path: Path, n: int, chunk: int = 50_000) -> None:
-    """A believable run of `n` records with answers of 32 to 64 tokens, a piece at a time."""
+    """Generate a plausible run of `n` records with answers of 32 to 64 tokens, one table at a time."""
     rng = np.random.default_rng(0)
     with pq.ParquetWriter(path, schema()) as file:
         for start in range(0, n, chunk):

@@ -28,7 +28,7 @@ PAIRS = int(os.environ.get("PAIRS", "5"))
 
 
 def sweep(*words: str) -> list[RunFacts]:
-    """The jobs' runs of a sweep in a process of its own, in the order of their beginning."""
+    """Run a sweep in a process of its own; return its jobs' runs in the order of their start."""
     subprocess.run(
         [sys.executable, "-m", "fourstage.run", "-m", *WORDS, *sys.argv[1:], *words],
         check=True,
@@ -44,7 +44,7 @@ def samples_s(run: RunFacts) -> float:
 
 
 def costs(runs: list[RunFacts]) -> list[float]:
-    """Seconds of each job but the first and the last, beyond its samples."""
+    """Seconds of each job beyond its samples, without the first and the last job."""
     return [after.started_unix_s - run.started_unix_s - samples_s(run) for run, after in pairwise(runs)][1:]
 
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def compare_reused() -> None:
-    """Times of a job with a reused model against the same job with a fresh one, and that the ids are the same."""
+    """Compare a job with a reused model and the same job with a fresh one: times, and that token ids are equal."""
     fresh, reused = list[float](), list[float]()
     keys = list[str]()
     for number in range(PAIRS):
