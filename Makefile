@@ -1,48 +1,61 @@
-# make help lists what there is.
+# `make help` lists the targets.
 PYTHON ?= python3
 PORT ?= 5000
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test lint types check format clean bench
+.PHONY: help demo ui test lint types docs check bench format clean
 
 help:  ## list these targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fourstage needs Python 3.11 or later, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+
+# What a user needs
+.venv/user: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e .
 	touch $@
 
-demo: .venv/installed  ## run both models on the demo dataset, compare them, say how to browse
+# Launchers, servers, test and documentation tools on top
+.venv/developer: pyproject.toml constraints.txt | .venv/bin/python
+	$(PIP) -e '.[dev]'
+	touch .venv/user $@
+
+demo: .venv/user  ## run both models on the demo dataset and compare them (installs what a user needs)
 	$(BIN)/fourstage -m model=eventgpt,videollava generation=greedy
 	@echo "Browse the runs: make ui, then open http://127.0.0.1:$(PORT)"
 
-ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
+ui: .venv/user  ## MLflow's UI on the local store (PORT=5000)
 	$(BIN)/fourstage ui port=$(PORT)
 
-test: .venv/installed  ## run every test, a file at a time on each processor
+test: .venv/developer  ## every test, one file at a time on each processor (this and all below install the development tools)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-bench: .venv/installed  ## what measuring, a million records, comparing a thousand runs and sweeps cost
+lint: .venv/developer  ## formatting, lint and the direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+
+types: .venv/developer  ## strict types
+	$(BIN)/mypy
+
+docs: .venv/developer  ## build the documentation in build/site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --quiet
+
+check: lint types docs test  ## all of lint, types, docs and test
+
+bench: .venv/developer  ## the cost of measuring, of a long run's report, of a large comparison and of a sweep
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/sweep.py
 
-lint: .venv/installed  ## formatting and lint
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-
-types: .venv/installed  ## strict types
-	$(BIN)/mypy
-
-check: lint types test  ## lint, types and tests
-
-format: .venv/installed  ## format the code
+format: .venv/developer  ## format the code and apply safe fixes
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## remove .venv and caches; data and runs stay
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache build
+clean:  ## remove .venv, caches and build/; data and runs stay
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .cache build

@@ -1,9 +1,9 @@
-"""How long does comparing a thousand runs take, and how much memory? Runs made up, without a model.
+"""How much time and memory does comparing a thousand runs take? The runs are synthetic: no model is loaded.
 
-    python benchmarks/compare.py             # runs and samples, default 1000 and 200; making the store comes first
+    python benchmarks/compare.py             # or: compare.py RUNS SAMPLES; default 1000 200
 
-The store is made with MLflow's own client, so that its tables are as real runs leave them: 80 params, 90 metrics, 30
-tags a run. `python -m fourstage.compare` then runs in a process of its own, whose time and peak memory are told.
+A store is written first, with MLflow's own client, so that its tables look as after real runs: 80 params, 90 metrics
+and 30 tags a run. Then `python -m fourstage.compare` runs in its own process; its time and peak memory are printed.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def main() -> int:
 
 
 def make_store(folder: Path, runs: int, samples: int) -> Destination:
-    """A sweep of that many finished runs with their records."""
+    """Write a sweep with that many finished runs and their records."""
     from mlflow.entities import Metric, Param, RunTag
 
     destination = Destination(f"sqlite:///{folder}/mlflow.db", None, "fourstage")
@@ -82,7 +82,7 @@ def make_store(folder: Path, runs: int, samples: int) -> Destination:
 
 
 def _table(n: int, rng: np.random.Generator, factor: float) -> pa.Table:
-    """Records of one run: samples differ among themselves, in every run alike, with noise of 2 %."""
+    """Records of one run: each sample has its own level, equal in all runs, plus noise of 2 %."""
     what = np.random.default_rng(1)
     size, steps = what.lognormal(0, 0.6, n), what.integers(STEPS // 2, STEPS + 1, n)
     ends = np.concatenate([[0], np.cumsum(steps)])

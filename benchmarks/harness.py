@@ -1,10 +1,10 @@
-"""What does measuring cost? Two answers, on the small stand-in model.
+"""What does measuring cost? Two answers, with the tiny stand-in model.
 
     python benchmarks/harness.py            # two minutes on two cores
 
-1. One sample with the stopwatch at every border and token, against a single pair of clock readings, alternating.
-2. A run of 200 samples: the share of its time that is no sample's (harness, audits, checks, logging); imports,
-   the building of the model and the making of the dataset come before and are not counted.
+1. One sample timed at every stage and token, against the same sample with a single pair of clock readings, alternating.
+2. A run of 200 samples: the share of its time spent outside samples (harness, audits, checks, logging). Imports,
+   building the model and generating the dataset are not counted.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def observer(tree: dict[str, object]) -> None:
-    """Answer 1."""
+    """Time one sample with and without the stopwatch, alternating, and print the difference."""
     config = check(tree)
     pipeline, samples = load_pipeline(config), fourstage_run.read_samples(config)[:1]
     planned = plan(samples, [question_of(samples[0], config)], repeats=1, seed=0)
@@ -55,7 +55,7 @@ def observer(tree: dict[str, object]) -> None:
 
 
 def outside(tree: dict[str, object], folder: Path) -> None:
-    """Answer 2."""
+    """Run 200 samples, and print the share of the time outside samples."""
     config = check(tree)
     pipeline, samples = load_pipeline(config), fourstage_run.read_samples(config)
     tracking = config.tracking

@@ -1,6 +1,6 @@
-"""How long does the report of a long run take, and how much memory? A million records, made up, without a model.
+"""How much time and memory does the report of a long run take? A million synthetic records: no model is loaded.
 
-python benchmarks/report.py             # records, default 1000000
+python benchmarks/report.py             # or: report.py RECORDS; default 1000000
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from fourstage.records.table import schema
 from fourstage.trust.checks import Evidence, Expected, check_run
 from fourstage.trust.roofline import Peaks, run_shares
 
-KEYS = 5000  # different samples; the rest are repeats
+KEYS = 5000  # distinct samples; the rest are repeats
 STEPS = 63  # decode steps of the longest answer
 EXPECTED = Expected("bf16", "bfloat16", ("png",), 5, 1, STEPS + 1, "natural", 1, 2048)
 SHAPES = Shapes(
@@ -53,7 +53,7 @@ def main() -> int:
 
 
 def write_synthetic(path: Path, n: int, chunk: int = 50_000) -> None:
-    """A believable run of `n` records with answers of 32 to 64 tokens, a piece at a time."""
+    """Generate a plausible run of `n` records with answers of 32 to 64 tokens, one table at a time."""
     rng = np.random.default_rng(0)
     with pq.ParquetWriter(path, schema()) as file:
         for start in range(0, n, chunk):

@@ -1,11 +1,11 @@
-"""What a job of a sweep costs beyond its samples, and whether a reused model is as quick as a fresh one.
+"""What does a job of a sweep cost beyond its samples, and is a reused model as fast as a fresh one?
 
-    python benchmarks/sweep.py            # in a folder of its own; about three minutes on two quiet cores
+    python benchmarks/sweep.py            # in a temporary folder; about three minutes on two idle cores
     PAIRS=3 python benchmarks/sweep.py weights=random weights.size=7b precision=bf16      # on a GPU
 
-The demo model, quick protocol. A job's cost is the time from its beginning to the next one's, less the end-to-end
-times of its samples; jobs with the default traces (4 samples have 4) and without. Fresh and reused alternate: each
-pair is a job in a process of its own and the second job of a process, over the same samples.
+The demo model with the quick protocol. A job's cost is the time from its start to the start of the next job, minus the
+end-to-end times of its samples; it is measured with traces (one for each of 4 samples) and without. Fresh and reused
+models alternate: a pair is a job in a process of its own and the second job of another process, on the same samples.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PAIRS = int(os.environ.get("PAIRS", "5"))
 
 
 def sweep(*words: str) -> list[RunFacts]:
-    """The jobs' runs of a sweep in a process of its own, in the order of their beginning."""
+    """Run a sweep in a process of its own; return its jobs' runs in the order of their start."""
     subprocess.run(
         [sys.executable, "-m", "fourstage.run", "-m", *WORDS, *sys.argv[1:], *words],
         check=True,
@@ -44,7 +44,7 @@ def samples_s(run: RunFacts) -> float:
 
 
 def costs(runs: list[RunFacts]) -> list[float]:
-    """Seconds of each job but the first and the last, beyond its samples."""
+    """Seconds of each job beyond its samples, without the first and the last job."""
     return [after.started_unix_s - run.started_unix_s - samples_s(run) for run, after in pairwise(runs)][1:]
 
 
@@ -61,7 +61,7 @@ def main() -> None:
 
 
 def compare_reused() -> None:
-    """Times of a job with a reused model against the same job with a fresh one, and that the ids are the same."""
+    """Compare a job with a reused model and the same job with a fresh one: times, and that token ids are equal."""
     fresh, reused = list[float](), list[float]()
     keys = list[str]()
     for number in range(PAIRS):

@@ -1,3 +1,3 @@
 """fourstage: where does the time of a multimodal model go, and what changes when you change something?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

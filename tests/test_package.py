@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import fourstage
 from fourstage.plugins import conf_folder
 
 ROOT = Path(__file__).parents[1]
@@ -39,6 +40,16 @@ def test_the_wheel_has_all_of_conf_and_the_console_script(wheel: Path) -> None:
     for path in [*conf.rglob("*.yaml"), *studies]:
         assert f"fourstage/conf/{path.relative_to(conf)}" in names
     assert "fourstage/models/demo_tokenizer.json" in names
+
+
+def test_the_wheel_is_typed_licensed_and_of_the_version_that_the_package_states(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        metadata = archive.read(next(name for name in names if name.endswith("/METADATA"))).decode()
+    assert "fourstage/py.typed" in names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    assert f"\nVersion: {fourstage.__version__}\n" in metadata
+    assert "\nLicense-Expression: Apache-2.0\n" in metadata
 
 
 def test_the_wheel_runs_from_an_empty_folder_and_its_data_land_there(wheel: Path, tmp_path: Path) -> None:
