@@ -106,8 +106,31 @@ def compare_chosen(
 ) -> Compared:
     """Compare, print and write; `formats`: of the tables beside the report (`exports.FORMATS`).
 
+    Raises UserError as `lay_out_chosen`, or where `out` cannot be written.
+    """
+    from fourstage.report.terminal import print_layout, print_notes
+
+    compared, layouts = lay_out_chosen(destination, chosen, by, margin, allow_invalid, exclude)
+    for layout in layouts:
+        print_layout(screen, layout)
+    print_notes(screen, (), compared.findings)
+    files = _write(out, compared, layouts, formats)
+    screen.print(one_line(f"written: {', '.join(map(_near, files))}"), markup=False, soft_wrap=True)
+    return replace(compared, files=files)
+
+
+def lay_out_chosen(
+    destination: Destination,
+    chosen: Chosen,
+    by: Sequence[str] = (),
+    margin: float = 0.02,
+    allow_invalid: bool | None = None,
+    exclude: str = "",
+) -> tuple[Compared, list[Layout]]:
+    """Read the runs, compare them and lay out a report for each group; nothing is printed or written.
+
     `allow_invalid` None: an invalid baseline is allowed where no run is valid. Raises UserError where nothing can be
-    compared, or `out` cannot be written.
+    compared.
     """
     from fourstage.comparison.baseline import choose_baselines
     from fourstage.comparison.effects import compare
@@ -117,7 +140,6 @@ def compare_chosen(
     from fourstage.report.layout import Subject, lay_out
     from fourstage.report.markdown import summary
     from fourstage.report.notes import doubts, excluded_note, faults, left_out_notes
-    from fourstage.report.terminal import print_layout, print_notes
 
     with TemporaryDirectory() as folder, gc_disabled():
         runs, files, left_out = read_runs(destination, chosen.runs, Path(folder))
@@ -175,12 +197,7 @@ def compare_chosen(
         )
         for part in parts
     ]
-    for layout in layouts:
-        print_layout(screen, layout)
-    print_notes(screen, (), findings)
-    files_written = _write(out, compared, layouts, formats)
-    screen.print(one_line(f"written: {', '.join(map(_near, files_written))}"), markup=False, soft_wrap=True)
-    return replace(compared, files=files_written)
+    return compared, layouts
 
 
 def _too_few(chosen: Chosen, runs: Sequence[RunData], left_out: Sequence[LeftOut]) -> UserError:

@@ -142,6 +142,19 @@ def records_file(destination: Destination, run: RunFacts, folder: Path) -> Path:
         return Path(client.download_artifacts(run.run_id, RECORDS, str(own)))
 
 
+def run_file(destination: Destination, run: RunFacts, name: str) -> str:
+    """The text of one of the run's artifacts, such as `checks.json`. Raises UserError where the run left none."""
+    if (place := _local_folder(run.artifact_uri)) is not None:
+        if not (path := place / name).is_file():
+            raise UserError(f"run {run.name} ({run.run_id}) left no {name}, looked for in {place}")
+        return path.read_text(encoding="utf-8")
+    client, _ = open_existing(destination)
+    with reporting(destination.uri), TemporaryDirectory() as folder:
+        if not any(file.path == name for file in client.list_artifacts(run.run_id)):
+            raise UserError(f"run {run.name} ({run.run_id}) left no {name}")
+        return Path(client.download_artifacts(run.run_id, name, folder)).read_text(encoding="utf-8")
+
+
 def _local_folder(uri: str) -> Path | None:
     """The folder that a file URI or a plain path names; None for what only a server can give."""
     from urllib.parse import unquote, urlsplit
