@@ -16,16 +16,16 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import fourstage
-from fourstage.cli.command import UNUSABLE
+from fourstage.exit_codes import UNUSABLE
 
 COMMANDS = {  # name → module, what it does
     "run": ("fourstage.cli.run", "measure one configuration, or with -m a sweep of them"),
     "compare": ("fourstage.report.build", "compare runs, and write report.html"),
     "ls": ("fourstage.cli.ls", "list runs and sweeps, newest first"),
     "ui": ("fourstage.cli.ui", "open MLflow's UI on the store"),
-    "inspect": ("fourstage.runs.inspection", "show every tensor of one sample, stage by stage"),
-    "ingest": ("fourstage.legacy.ingest", "read an old result file into the store"),
-    "sync": ("fourstage.runs.sync", "send what the store did not take"),
+    "inspect": ("fourstage.cli.inspect", "show every tensor of one sample, stage by stage"),
+    "ingest": ("fourstage.cli.ingest", "read an old result file into the store"),
+    "sync": ("fourstage.cli.sync", "send what the store did not take"),
 }
 QUERY = "query="  # of Hydra's completion: what a shell asks at each Tab
 

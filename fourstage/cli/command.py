@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 from fourstage.config.schema import SettingError, suggest
 from fourstage.credentials import take_out
+from fourstage.exit_codes import FAILED, UNUSABLE
 from fourstage.stages import UserError
 from fourstage.text import is_storable, prepare_output, say, say_traceback
-
-FAILED, UNUSABLE = 1, 2
 
 
 def run_command(help: str | None, argv: Sequence[str] | None, command: Callable[[Sequence[str]], int]) -> int:
@@ -29,7 +28,7 @@ def run_command(help: str | None, argv: Sequence[str] | None, command: Callable[
     except UserError as error:
         say(f"error: {error}")
         return UNUSABLE
-    except Exception:  # a fault of ours is told whole
+    except Exception:  # a fault of ours is shown in full
         say_traceback()
         return FAILED
 

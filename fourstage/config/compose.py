@@ -56,6 +56,13 @@ def as_tree(cfg: Any, without: Sequence[str] = ()) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
+def as_yaml(tree: Mapping[str, Any]) -> str:
+    """Composed settings as they stand in a run's `config.yaml`."""
+    from omegaconf import OmegaConf
+
+    return str(OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
+
+
 def conf_folder() -> Path:
     """`conf/`: inside the package when installed, beside it in a checkout."""
     package = Path(fourstage.__file__).parent

@@ -1,26 +1,19 @@
-"""Hand-made result files among our runs: one run for each model of the file, with the same checks.
+"""Old result files in the store: one run for each model of the file, with the checks of a new run.
 
-python -m fourstage.ingest file=results.json              # then python -m fourstage.compare
-python -m fourstage.ingest file=results.json unit=ms      # where the file does not show the unit of its times
-python -m fourstage.ingest file=results.json uri=http://host:5000 experiment=old name=march
-
-The layouts that can be read are in `reader.py`. `name` stands for the file's in the names of the runs. A file
-that is in the store already is left alone, unless `again=true`. Exit codes: 0 the runs are there; 1 a model of the
-file has no result, or recording failed; 2 the command or the file cannot be used; 130 after Ctrl-C.
+The layouts that can be read are in `reader.py`. A file that is in the store already is left alone, unless asked again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from fourstage.cli.command import parse_words, run_command
 from fourstage.config.schema import SettingError
+from fourstage.exit_codes import FAILED
 from fourstage.legacy.reader import LegacyRun, NoResultsError, read_legacy, shown
 from fourstage.paths import readable_file
 from fourstage.stages import UserError
@@ -33,32 +26,7 @@ if TYPE_CHECKING:
     from fourstage.tracking.writer import TrackedRun
     from fourstage.trust.checks import Check
 
-FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
 SHOWN = 10_000  # samples whose metrics and texts the UI shows; records.parquet has all
-WORDS = {
-    "file": "",
-    "unit": "",
-    "uri": "sqlite:///mlruns/mlflow.db",
-    "experiment": "fourstage",
-    "name": "",
-    "again": "false",
-}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Gives the exit code."""
-
-    def command(words: Sequence[str]) -> int:
-        try:
-            return ingest(parse_words(words, WORDS))
-        except NoResultsError as error:
-            return _complain(str(error), FAILED)
-        except KeyboardInterrupt:
-            return _complain("interrupted", INTERRUPTED)
-
-    return run_command(__doc__, argv, command)
-
-
 def ingest(words: Mapping[str, str]) -> int:
     """Read the file and leave its runs in the store. Gives the exit code; raises UserError before anything is there."""
     if not words["file"]:
@@ -190,7 +158,7 @@ def _take_in(where: Destination, legacy: LegacyRun, origin: Origin, job: int) ->
             _record(run, legacy, origin, checks, columns, file.path)
             status = done
         except UserError as error:
-            _complain(f"{error}; not all of the run was recorded", FAILED)
+            say(f"error: {error}; not all of the run was recorded")
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -261,12 +229,3 @@ def _tags(legacy: LegacyRun, origin: Origin, job: int) -> dict[str, str]:
         "fourstage.sweep": origin.sweep,
         "fourstage.job": str(job),
     }
-
-
-def _complain(message: str, code: int) -> int:
-    say(f"error: {message}")
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,7 @@
 """What a job of a sweep finds of itself: nothing, a finished run, or a half-done one that can go on.
 
 Only runs of the same sweep are looked at, and only those with the same settings. A run with the same settings over
-other data, or by other code, is told and given up, so that a sweep holds each of its jobs once. Left out: the
+other data, or by other code, is messages and given up, so that a sweep holds each of its jobs once. Left out: the
 measuring (`session.py`).
 
     found = look(parent, identity, config, destination, host, device)
@@ -36,11 +36,11 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Found:
-    """What to do: skip the job since `skip` has it, go on with `go_on`, or begin; and what to tell about it."""
+    """What to do: skip the job since `skip` has it, continue `go_on`, or begin; and what to say about it."""
 
     skip: RunFacts | None = None
     go_on: Earlier | None = None
-    told: tuple[str, ...] = ()
+    messages: tuple[str, ...] = ()
 
 
 def look(
@@ -53,20 +53,20 @@ def look(
 ) -> Found:
     """Look for the job's earlier runs, newest first; those that neither count nor go on are moved to the trash.
 
-    `machine`: the tags by which the place where a run was measured is told. Raises UserError where the store fails.
+    `machine`: the tags of the host and device that measured it. Raises UserError where the store fails.
     """
-    told: list[str] = []
+    messages: list[str] = []
     found = Found()
     for run in children_of(destination, parent, identity.settings):
         if found.skip or found.go_on:
-            told.append(f"run {run.run_id} is an older try of the same job")
+            messages.append(f"run {run.run_id} is an older try of the same job")
         elif other := identity.differs(run.tags):
-            told.append(f"run {run.run_id} had the same settings with another {' and '.join(other)}: not mixed")
+            messages.append(f"run {run.run_id} had the same settings with another {' and '.join(other)}: not mixed")
         elif run.status == "FINISHED" and run.tags.get("fourstage.valid") == "true":
             found = Found(skip=run)
             continue
         elif run.status == "FINISHED":
-            told.append(f"run {run.run_id} is invalid ({run.tags.get('fourstage.checks_failed')}): measured again")
+            messages.append(f"run {run.run_id} is invalid ({run.tags.get('fourstage.checks_failed')}): measured again")
         elif run.status == "RUNNING" and still_runs(run):
             raise UserError(
                 f"run {run.run_id} of this sweep is being measured now by {process_of(run)}: wait, or stop it"
@@ -76,9 +76,9 @@ def look(
             if isinstance(earlier, Earlier):
                 found = Found(go_on=earlier)
                 continue
-            told.append(f"run {run.run_id} ({run.status}) is measured anew: {earlier}")
+            messages.append(f"run {run.run_id} ({run.status}) is measured anew: {earlier}")
         _give_up(destination, run)
-    return Found(found.skip, found.go_on, tuple(told))
+    return Found(found.skip, found.go_on, tuple(messages))
 
 
 def still_runs(run: RunFacts) -> bool:

@@ -1,49 +1,26 @@
 """Deliver the runs that the store did not take, and end those whose process died.
 
-    python -m fourstage.sync                          # every run below mlruns/hydra
-    python -m fourstage.sync folder=mlruns/hydra/2026-11-24
-    python -m fourstage.sync tracking.uri=http://me:secret@host      # only what goes there, with this password
-
-Each run is sent from its folder (`tracking/folder.py`), whole and once, however often this is called. A run whose
-process was killed is sent as KILLED with the samples that it had finished; one that still goes on is left alone.
-Exit codes: 0 everything is delivered; 2 the command cannot be used; 3 the store did not take something.
+Each run is sent from its folder (`tracking/folder.py`), whole and once: idempotent, safe to retry. A run whose process
+was killed is sent as KILLED with the samples that it had finished; one that still runs is left alone.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fourstage.cli.command import parse_words, run_command
-from fourstage.paths import path_of
-from fourstage.runs.session import UNDELIVERED, say, word_of
+from fourstage.exit_codes import UNDELIVERED
+from fourstage.runs.outcome import describe_error
 from fourstage.stages import UserError
+from fourstage.text import say
 
 if TYPE_CHECKING:
     from fourstage.tracking.folder import RunFolder
 
-WORDS = {"folder": "mlruns/hydra", "tracking.uri": ""}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Gives the exit code."""
-
-    def command(words: Sequence[str]) -> int:
-        given = parse_words(words, WORDS)  # a password in tracking.uri is kept for its store
-        root = path_of(given["folder"], "folder")
-        if not root.is_dir():
-            raise UserError(f"no folder {root}: run from the folder in which the runs were made, or give folder=<path>")
-        return sync(root, given["tracking.uri"])
-
-    return run_command(__doc__, argv, command)
-
-
 def sync(root: Path, uri: str = "") -> int:
     """Deliver what lies below `root`, of one store only where `uri` names it. Gives the exit code.
 
-    What could not be sent is told and stays.
+    What could not be sent is reported and stays.
     """
     from fourstage.tracking.folder import undelivered
     from fourstage.tracking.patience import WAIT_S, forget, patience_with
@@ -67,7 +44,7 @@ def sync(root: Path, uri: str = "") -> int:
             sent += send(folder)
         except Exception as error:  # of one run: the others are sent
             left += 1
-            say(f"error: {word_of(error)}; {state.name} stays in {folder.path}")
+            say(f"error: {describe_error(error)}; {state.name} stays in {folder.path}")
     for fault in unreadable:
         say(f"error: {fault}; it is not sent: mend the file, or move its folder away")
     left += len(unreadable)
@@ -139,6 +116,3 @@ def end_dead(folder: RunFolder) -> None:
     folder.add_tags(as_tags(checks) | {"fourstage.error": "its process died"})
     folder.end("KILLED")
 
-
-if __name__ == "__main__":
-    sys.exit(main())
