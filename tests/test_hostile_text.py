@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 
+from fourstage.cli import ingest, inspect, sync
 from fourstage.cli.run import main
 from fourstage.config import schema as config
 from fourstage.config.compose import as_written, compose
 from fourstage.data.formats.demo import JSON_NAME
 from fourstage.json_text import parse_json
-from fourstage.legacy import ingest
 from fourstage.models.base import StagedPipeline
 from fourstage.report import build as compare
-from fourstage.runs import inspection as inspect
-from fourstage.runs import sync
 from fourstage.stages import UserError
 from fourstage.tracking.reader import find_runs, run_records
 from fourstage.tracking.store import Destination

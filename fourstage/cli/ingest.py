@@ -4,9 +4,9 @@ python -m fourstage.ingest file=results.json              # then python -m fours
 python -m fourstage.ingest file=results.json unit=ms      # where the file does not show the unit of its times
 python -m fourstage.ingest file=results.json uri=http://host:5000 experiment=old name=march
 
-The layouts that can be read are in fourstage/legacy/layouts.py. `name` stands for the file's in the names of the runs. A file
-that is in the store already is left alone, unless `again=true`. Exit codes: 0 the runs are there; 1 a model of the
-file has no result, or recording failed; 2 the command or the file cannot be used; 130 after Ctrl-C.
+fourstage/legacy/layouts.py lists the layouts that can be read. `name` replaces the file's in the names of the runs. A
+file that is in the store already is left alone, unless `again=true`. Exit codes: 0 the runs are there; 1 a model of
+the file has no result, or recording failed; 2 the command or the file cannot be used; 130 after Ctrl-C.
 """
 
 from __future__ import annotations

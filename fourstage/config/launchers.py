@@ -45,8 +45,10 @@ def prepare(config: DictConfig, folder_failed: FolderFailed) -> None:
 
 
 def _choose_cluster(config: DictConfig) -> None:
-    """Use a cluster only where one is named: by default Ray joins any that runs on this machine, and the launcher passes
-    it a setting that a running cluster refuses."""
+    """Use a cluster only where one is named: by default Ray joins any that runs on this machine.
+
+    The launcher also passes a setting that a running cluster refuses.
+    """
     from omegaconf import open_dict
 
     with open_dict(config):

@@ -1,7 +1,7 @@
 """What Hydra knows of one -m before its jobs begin, as plain values; and what travels to the jobs through Hydra.
 
-    multirun = read_multirun(config)          # a composition with Hydra's part
-    multirun.swept                            # {"model": "eventgpt,videollava"}
+multirun = read_multirun(config)          # a composition with Hydra's part
+multirun.swept                            # {"model": "eventgpt,videollava"}
 """
 
 from __future__ import annotations

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from fourstage.trust.checks import Check
 
 SHOWN = 10_000  # samples whose metrics and texts the UI shows; records.parquet has all
+
+
 def ingest(words: Mapping[str, str]) -> int:
     """Read the file and leave its runs in the store. Gives the exit code; raises UserError before anything is there."""
     if not words["file"]:

@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from fourstage.config.schema import Config
-from fourstage.measure.loop import Timing
+from fourstage.measure.clock import Timing
 from fourstage.measure.protocol import timing_of
 from fourstage.models.base import StagedPipeline
 from fourstage.stages import Fill, Inputs, Media, Sample, UserError

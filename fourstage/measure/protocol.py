@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 
 from fourstage.config.schema import Config
 from fourstage.data import page_cache
-from fourstage.measure.loop import Planned, Timing, WarmUp, measure, plan_round, warm_up
+from fourstage.measure.clock import Timing
+from fourstage.measure.loop import measure
+from fourstage.measure.machine import gpu_state
+from fourstage.measure.plan import Planned, plan_round
+from fourstage.measure.warm_up import WarmUp, warm_up
 from fourstage.models.base import StagedPipeline
 from fourstage.models.device import TorchDevice
-from fourstage.runs.environment import gpu_state
 from fourstage.screen import Progress
 from fourstage.stages import Sample, SampleRecord
 from fourstage.stats.intervals import measurement_half_width

@@ -1,6 +1,6 @@
 """How every job of a sweep ended, also of those that died or never began.
 
-    outcomes, children = gather_outcomes(parent_folder, membership, expected, known)
+outcomes, children = gather_outcomes(parent_folder, membership, expected, known)
 """
 
 from __future__ import annotations

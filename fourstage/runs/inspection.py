@@ -9,7 +9,7 @@ Times come from a pass without hooks, after a warm-up; the inner tensors from on
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,9 +21,8 @@ from fourstage.stages import STAGES, Features, Generation, Inputs, Media, UserEr
 from fourstage.text import markdown_cell
 
 if TYPE_CHECKING:
-    from fourstage.measure.loop import Stopwatch
+    from fourstage.measure.clock import Stopwatch
     from fourstage.models.base import StagedPipeline
-
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,8 @@ class Inspection:
 
 def inspect(config: Config, sample: str = "", media: str = "") -> Inspection:
     """Take one sample through the stages and write down what flowed. Raises UserError."""
-    from fourstage.measure.loop import WARMUP_TOKENS, Stopwatch
+    from fourstage.measure.clock import Stopwatch
+    from fourstage.measure.warm_up import WARMUP_TOKENS
     from fourstage.models.device import TorchDevice
     from fourstage.models.load import load_pipeline
 

@@ -1,9 +1,9 @@
 """What a run measures: its records as they are made, round by round, and the checks of all of them at the end.
 
-    measurement.open(earlier_records)
-    measurement.measure_round()        # once for each of the sweep's rounds
-    measurement.check()
-    measurement.close()
+measurement.open(earlier_records)
+measurement.measure_round()        # once for each of the sweep's rounds
+measurement.check()
+measurement.close()
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Measurement:
 
     def open(self, earlier: Sequence[SampleRecord]) -> None:
         """Open the files of the records, and write those of a half-done run first."""
-        from fourstage.records.table import Journal, RecordFile
         from fourstage.measure.machine import processors_busy
+        from fourstage.records.table import Journal, RecordFile
 
         self._earlier = earlier
         making = self.folder.journal.with_name("journal.making")
@@ -94,7 +94,9 @@ class Measurement:
         from fourstage.trust.evidence import figures, gather
 
         config = self.prepared.config
-        assert self.file is not None and self._rounds is not None and self._filled is not None
+        assert self.file is not None
+        assert self._rounds is not None
+        assert self._filled is not None
         self.file.close()
         self.close()
         pipeline = behind(self._filled, self.shared.models_of(config).get(config)[0])
@@ -111,7 +113,8 @@ class Measurement:
             self._journal = None
 
     def _save(self, record: SampleRecord) -> None:
-        assert self.file is not None and self._journal is not None
+        assert self.file is not None
+        assert self._journal is not None
         self.file.append(record)
         self._journal.append(record)
 

@@ -1,7 +1,7 @@
 """How a run begins: is it measured already, can it go on from a half-done one, where do its folder and its run go?
 
-    skipped, earlier = look_back(prepared, membership)
-    folder = open_run(prepared, earlier)
+skipped, earlier = look_back(prepared, membership)
+folder = open_run(prepared, earlier)
 """
 
 from __future__ import annotations

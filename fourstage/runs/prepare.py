@@ -1,7 +1,7 @@
 """What happens before a run exists: dataset read, identity computed, weights looked for.
 
-    prepared = prepare(job, config, Shared())
-    prepared.samples, prepared.identity.whole
+prepared = prepare(job, config, Shared())
+prepared.samples, prepared.identity.whole
 """
 
 from __future__ import annotations

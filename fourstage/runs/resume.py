@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourstage.config.schema import Config
-from fourstage.measure.loop import whole_batches
+from fourstage.measure.plan import whole_batches
 from fourstage.measure.protocol import plan_whole
 from fourstage.records.table import read_journal
 from fourstage.runs.identity import Identity

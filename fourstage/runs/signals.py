@@ -1,9 +1,9 @@
 """Ctrl-C and kill: turned into exceptions, and delayed while something must not be left half done.
 
-    with signals_raised():          # a command, or a job in a launcher's process
-        ...
-        with signals_held():        # a second signal ends the process at once
-            folder.end("KILLED")
+with signals_raised():          # a command, or a job in a launcher's process
+    ...
+    with signals_held():        # a second signal ends the process at once
+        folder.end("KILLED")
 """
 
 from __future__ import annotations

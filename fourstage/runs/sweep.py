@@ -84,7 +84,7 @@ class Sweep:
             runs = [stack.enter_context(RunSession(job, shared)) for job in jobs]
             for number in range(rounds):
                 for run in runs if number % 2 == 0 else reversed(runs):
-                    if run.ended:
+                    if run.job.number in self.outcomes:
                         continue
                     say(run.job.title if rounds == 1 else f"round {number + 1}, {run.job.title}")
                     if number == 0:
@@ -143,8 +143,7 @@ class Sweep:
         return FAILED if bad or self.broken else UNDELIVERED if late else 0
 
     def _compare(self) -> None:
-        """Compare the runs, print it, and put report and summary on the parent; a failure leaves the runs as they are.
-        """
+        """Compare the runs, print it, and put report and summary on the parent; the runs do not depend on it."""
         from fourstage.report.build import beside, compare_sweep, slug
 
         destination, name = self.folder.state.destination, self.membership.sweep

@@ -17,6 +17,7 @@ from fourstage.text import say
 if TYPE_CHECKING:
     from fourstage.tracking.folder import RunFolder
 
+
 def sync(root: Path, uri: str = "") -> int:
     """Deliver what lies below `root`, of one store only where `uri` names it. Gives the exit code.
 
@@ -115,4 +116,3 @@ def end_dead(folder: RunFolder) -> None:
     folder.add_file("checks.json", as_dict(checks))
     folder.add_tags(as_tags(checks) | {"fourstage.error": "its process died"})
     folder.end("KILLED")
-

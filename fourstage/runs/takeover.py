@@ -1,8 +1,8 @@
 """What a resumed sweep takes over from its last session: the parent, and the jobs that the store does not have.
 
-    with exclusive(destination):
-        earlier = find_parent(destination, sweep, key, data)
-        deliver_earlier(earlier)
+with exclusive(destination):
+    earlier = find_parent(destination, sweep, key, data)
+    deliver_earlier(earlier)
 """
 
 from __future__ import annotations

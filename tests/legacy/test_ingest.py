@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fourstage.legacy.ingest import main
+from fourstage.cli.ingest import main
 from fourstage.report import build as compare
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
 from fourstage.tracking.store import Destination

@@ -17,7 +17,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from fourstage.cli.run import main
-from fourstage.runs.sync import main as sync
+from fourstage.cli.sync import main as sync
 from fourstage.stages import SampleRecord
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
