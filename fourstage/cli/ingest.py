@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def command(words: Sequence[str]) -> int:
         from fourstage.legacy.ingest import ingest
-        from fourstage.legacy.reader import NoResultsError
+        from fourstage.legacy.layouts import NoResultsError
 
         try:
             return ingest(parse_words(words, WORDS))
