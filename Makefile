@@ -31,9 +31,10 @@ bench: .venv/installed  ## what measuring, a million records, comparing a thousa
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/sweep.py
 
-lint: .venv/installed  ## formatting and lint
+lint: .venv/installed  ## formatting, lint and the direction of imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
 
 types: .venv/installed  ## strict types
 	$(BIN)/mypy
