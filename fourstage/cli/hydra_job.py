@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 
 from fourstage.cli.process import current_command
-from fourstage.config.compose import NUMBER, as_tree, check_working_folder, from_hydra
+from fourstage.config.compose import JOB_VARIABLE, as_tree, check_working_folder, from_hydra
 from fourstage.config.launchers import continue_without_folders, prepare
 from fourstage.config.multirun import mask_written_settings, read_multirun, set_in_jobs
 from fourstage.exit_codes import FAILED, UNUSABLE
@@ -92,7 +92,7 @@ def run_composed(config: DictConfig) -> float | None:
 
     hydra, command = HydraConfig.get(), current_command()
     multirun = hydra.mode == RunMode.MULTIRUN
-    number = hydra.job.num if multirun else int(os.environ.get(NUMBER, 0))
+    number = hydra.job.num if multirun else int(os.environ.get(JOB_VARIABLE, 0))
     folder, tree = Path(hydra.runtime.output_dir), as_tree(config)
     if multirun and Path(hydra.runtime.cwd) != Path.cwd():  # a cluster's process begins elsewhere
         if Path(hydra.runtime.cwd).is_dir():

@@ -23,13 +23,13 @@ from io import StringIO
 
 from fourstage.cli.process import Command, new_command
 from fourstage.config.compose import (
-    NUMBER,
-    as_written,
+    JOB_VARIABLE,
     check_command_line,
     conf_folder,
+    explain_hydra_error,
     from_hydra,
-    hydras_word,
-    overrides_of,
+    overrides_in,
+    quote_where_needed,
     share_plugins_settings,
     with_own_studies,
 )
@@ -80,10 +80,10 @@ def execute(argv: Sequence[str]) -> Execution:
     Raises UserError for what the user can mend before anything is measured. A run that fails is an outcome; a sweep
     ends its parent also where it raises. Ctrl-C and kill raise KeyboardInterrupt and `Terminated` afterwards.
     """
-    before, os.environ["HYDRA_FULL_ERROR"] = sys.argv, "1"  # Hydra's errors are raised whole; `_as_user_error`
+    before, os.environ["HYDRA_FULL_ERROR"] = sys.argv, "1"  # Hydra raises its errors instead of printing them
     sys.argv = ["fourstage", *argv]
     command = new_command()
-    if NUMBER not in os.environ:  # a sweep's job knows from the sweep which store is away
+    if JOB_VARIABLE not in os.environ:  # a sweep's job knows from the sweep which store is away
         forget()
     try:
         with signals_raised():
@@ -115,9 +115,9 @@ def _compose_and_run(command: Command) -> None:
     sys.argv[1:] = take_out(sys.argv[1:])  # before anything of it is shown or written
     check_command_line(sys.argv[1:])
     sys.argv[1:] = with_own_studies(sys.argv[1:])
-    overrides = overrides_of(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
+    overrides = overrides_in(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
     flags = [text for text in sys.argv[1:] if text not in overrides]
-    sys.argv[1:] = [*flags, *map(as_written, overrides)]
+    sys.argv[1:] = [*flags, *map(quote_where_needed, overrides)]
     try:
         with _safe_to_show(flags):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(run_composed)()
@@ -171,4 +171,4 @@ def _as_user_error(error: Exception) -> UserError | None:
         denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         advice = "; run from a folder that can be written" if denied else ""
         return UserError(f"{error.strerror or error}{where}{advice}")
-    return UserError(hydras_word(error)) if from_hydra(error) else None
+    return UserError(explain_hydra_error(error)) if from_hydra(error) else None

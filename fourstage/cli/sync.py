@@ -4,8 +4,8 @@
     python -m fourstage.sync folder=mlruns/hydra/2026-11-24
     python -m fourstage.sync tracking.uri=http://me:secret@host      # only what goes there, with this password
 
-Each run is sent from its folder, whole and once, however often this is called. A run whose process was killed is sent
-as KILLED with the samples that it had finished; one that still runs is left alone.
+Each run is sent from its folder, complete and once, however often this is called. A run whose process was killed is
+sent as KILLED with the samples that it had finished; one that still runs is left alone.
 Exit codes: 0 everything is delivered; 2 the command cannot be used; 3 the store did not take something.
 """
 

@@ -60,7 +60,7 @@ def _choose_cluster(config: DictConfig) -> None:
 
 
 def check_address(address: str) -> None:
-    """Raise UserError where nobody listens at Ray's `host:port`: Ray would retry silently for many minutes."""
+    """Raise UserError where no process listens at Ray's `host:port`: Ray would retry silently for many minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():  # local, auto, or ray://host:port with its slashes
         return
@@ -121,7 +121,7 @@ def _patient(wait: Callable[..., Any], shape: Callable[[Any], Any]) -> Callable[
             return wait(*args, **kwargs)
         except Exception as error:  # of submitit, of Ray, or what could not be unpickled
             first = next(iter(str(error).splitlines()), "")
-            say(f"warning: a job's process left no answer: {type(error).__name__}: {first}; the others go on")
+            say(f"warning: a job's process left no answer: {type(error).__name__}: {first}; the other jobs continue")
             return shape(_nothing())
 
     patiently.patient = True  # type: ignore[attr-defined]

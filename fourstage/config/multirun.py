@@ -15,10 +15,10 @@ from fourstage.config.compose import (
     as_tree,
     check_job_folders,
     check_working_folder,
-    jobs_of,
+    job_overrides,
+    quote_study_texts,
     study_of,
-    swept_words,
-    write_studys_texts,
+    swept_settings,
 )
 from fourstage.credentials import keep, masked
 
@@ -42,14 +42,14 @@ class Multirun:
 def read_multirun(config: DictConfig) -> Multirun:
     """Check the folders of an -m and read what it varies. Raises SettingError."""
     check_working_folder(config.hydra)
-    write_studys_texts(config)
-    jobs = jobs_of(config)
+    quote_study_texts(config)
+    jobs = job_overrides(config)
     check_job_folders(config, jobs or ())
     hide_credentials(config)
     return Multirun(
         tree=as_tree(config, without=("hydra",)),
         overrides=tuple(str(text) for text in config.hydra.overrides.task),
-        swept=swept_words(config),
+        swept=swept_settings(config),
         study=study_of(config),
         jobs=jobs,
         folder=Path(config.hydra.sweep.dir),

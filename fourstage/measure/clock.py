@@ -23,17 +23,21 @@ from fourstage.stages import (
 class Device(Protocol):
     """What a measurement needs of the device."""
 
-    def synchronise(self) -> None: ...
+    def synchronise(self) -> None:
+        """Wait until all queued work is done."""
 
-    def seed(self, seed: int) -> None: ...
+    def seed(self, seed: int) -> None:
+        """Seed the random numbers of sampling."""
 
-    def reset_peak_memory(self) -> None: ...
+    def reset_peak_memory(self) -> None:
+        """Begin a new peak."""
 
-    def peak_memory_bytes(self) -> int | None: ...
+    def peak_memory_bytes(self) -> int | None:
+        """The largest allocation since `reset_peak_memory`; None where the device does not count."""
 
 
 class GpuReading(Protocol):
-    """What is put on the record of a GPU after a sample (`environment.GpuState`)."""
+    """What is put on the record of a GPU after a sample (`machine.GpuState`)."""
 
     @property
     def sm_clock_mhz(self) -> int | None: ...
@@ -61,12 +65,14 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
+        """Time the block as this stage; a block that raises leaves no time."""
         self.current = name
         start = self.stage_at[name] = self.now()
         yield
         self.stage_s[name] = self.now() - start
 
     def tick(self) -> None:
+        """Note the time of a token."""
         self.token_at.append(self.now())
 
     def share(self, stage: str, samples: int) -> float | None:
@@ -74,6 +80,7 @@ class Stopwatch:
         return self.stage_s[stage] / samples if stage in self.stage_s else None
 
     def now(self) -> float:
+        """Seconds of the clock, after the device has finished."""
         self.device.synchronise()
         return self.clock()
 
@@ -88,7 +95,8 @@ class Timing:
     wall_clock: Callable[[], float] = time.time
     prepare_files: Callable[[Sample], float | None] = lambda _: None  # before a sample; share in the page cache
     read_gpu: Callable[[], GpuReading | None] = lambda: None  # after a sample
-    tell: Callable[[Exception], None] = lambda _: None  # what a stage raised, outside of what is timed
+    on_error: Callable[[Exception], None] = lambda _: None  # called with what a stage raised, outside the timed region
 
     def stopwatch(self) -> Stopwatch:
+        """A new stopwatch for one batch."""
         return Stopwatch(self.device, self.clock)

@@ -1,7 +1,7 @@
-"""The clock, and the loop over samples: what is timed, what is not, what goes on the record.
+"""The loop over samples: what is timed, what is not, what goes on the record.
 
 One monotonic clock is read at the borders of the stages, each time after the device has finished; a pair of
-readings of another clock takes the sample end to end, so that the books can be closed. Nothing else happens
+readings of another clock takes the sample end to end, so that time outside the stages is seen. Nothing else happens
 between the first and the last reading: no logging, no printing, no counting of memory.
 
     for record in measure(pipeline, plan, sampling, Timing(device), batch_size=1):
@@ -31,7 +31,7 @@ from fourstage.stages import (
 def measure(
     pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, timing: Timing, batch_size: int = 1
 ) -> Iterator[SampleRecord]:
-    """A record of each planned measurement, in order. A sample's fault is on its record, and the rest goes on."""
+    """A record of each planned measurement, in order. A sample's error is on its record; the others are measured."""
     for batch in batches(planned, batch_size):
         yield from measure_batch(pipeline, batch, sampling, timing)
 
@@ -67,10 +67,10 @@ def measure_batch(
         end_to_end = timing.end_to_end_clock() - begin
     except MeasurementError:
         raise
-    except BaseException as error:  # whatever a stage raises belongs to the sample, and is told on its record
+    except BaseException as error:  # whatever a stage raises belongs to the sample, and goes on its record
         if not _is_fault(error):
             raise
-        timing.tell(error)
+        timing.on_error(error)
         failed = [
             _failure(item, watch, started, error, len(batch), share, read)
             for item, share, read in zip(batch, cached, [*media, *[None] * (len(batch) - len(media))], strict=True)
@@ -205,7 +205,7 @@ def _failure(
 
 
 def _is_fault(error: BaseException) -> TypeGuard[Exception]:
-    """Whether a stage failed, and nobody stopped it; a panic of a library in Rust is no Exception."""
+    """Whether a stage failed, and was not interrupted; a panic of a library in Rust is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 

@@ -29,7 +29,7 @@ THROTTLE_REASONS = {  # bits of nvmlDeviceGetCurrentClocksEventReasons, nvml.h "
 
 @dataclass(frozen=True)
 class GpuState:
-    """A GPU at one moment, all of it and not this process's share; None where this GPU does not tell.
+    """A GPU at one moment, all of it and not this process's share; None where this GPU does not say.
 
     Power and utilisation are the driver's averages over up to the last second, so that a short sample's
     are partly those of what came before it.
@@ -140,7 +140,7 @@ def load_nvml() -> tuple[Any, str]:
 
 @cache
 def nvml_handle(index: int) -> tuple[Any, str]:
-    """NVML's handle of torch's cuda:index; else None and why. Of a MIG slice it is the whole GPU's."""
+    """NVML's handle of torch's cuda:index; else None and why. Of a MIG slice it is its GPU's."""
     import torch
 
     nvml, reason = load_nvml()
@@ -182,6 +182,4 @@ def ask_nvml(nvml: Any, function: str, *arguments: Any) -> Any:
 
 
 def _throttle_reasons(bits: int) -> tuple[str, ...]:
-    return tuple(
-        THROTTLE_REASONS.get(1 << place, hex(1 << place)) for place in range(bits.bit_length()) if bits >> place & 1
-    )
+    return tuple(THROTTLE_REASONS.get(1 << bit, hex(1 << bit)) for bit in range(bits.bit_length()) if bits >> bit & 1)

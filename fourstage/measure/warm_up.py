@@ -21,7 +21,7 @@ STABLE_ROUNDS = 3
 
 @dataclass(frozen=True)
 class WarmUp:
-    """What became of one shape's warm-up."""
+    """How one shape's warm-up ended."""
 
     rounds: int
     stable: bool
@@ -38,8 +38,8 @@ def warm_up(
 ) -> dict[str, WarmUp]:
     """Run the first batch of each shape of input until its time is stable, `limit` rounds at most, off the record.
 
-    Stable: the last three rounds lie within `tolerance` of their median. A faulty
-    batch is passed over for the next of its shape: its fault goes on the record when it is measured.
+    Stable: the last three rounds lie within `tolerance` of their median. A batch
+    that fails is skipped for the next of its shape: its error goes on the record when it is measured.
     """
     short = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, WARMUP_TOKENS))
     done: dict[str, WarmUp] = {}

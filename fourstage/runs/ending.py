@@ -72,7 +72,7 @@ def record_error(folder: RunFolder, error: Exception) -> str:
     what = describe_error(error)
     if folder.gone or is_disk_full(error):  # `end_run` reports both
         return what
-    more = "" if isinstance(error, UserError) else " (traceback.txt of the run has the whole)"
+    more = "" if isinstance(error, UserError) else " (traceback.txt of the run has more)"
     say(f"error: {what}{more}")
     folder.add_tags({"fourstage.error": what})
     folder.add_file("traceback.txt", "".join(traceback.format_exception(error)))
@@ -158,7 +158,7 @@ def _end_deleted(folder: RunFolder, outcome: Outcome) -> None:
 
 def _report_undelivered(folder: RunFolder, outcome: Outcome, error: Exception) -> None:
     """The store did not take the run: it stays in its folder."""
-    say(f"error: {describe_error(error)}; the run is kept in {folder.path}: {sync_command(folder)} sends it")
+    say(f"error: {describe_error(error)}; the run stays in {folder.path}: {sync_command(folder)} sends it")
     outcome.delivered = False
     outcome.code = max(outcome.code, UNDELIVERED)
 

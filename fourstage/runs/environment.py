@@ -1,4 +1,4 @@
-"""The machine and the software that a run took place on, and the state of its GPU at one moment.
+"""The machine and the software that a run used.
 
     environment(dataset_root)["packages"]["torch"]  # "2.13.0+cpu"
     gpu_state("cuda:0").throttle_reasons            # ("sw_power_cap",)
@@ -276,8 +276,8 @@ def _file_system(path: Path | None) -> dict[str, str | None] | None:
 
     if path is None or not path.exists():
         return None
-    place = path.resolve()
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if place.is_relative_to(mount.mountpoint)]
+    resolved = path.resolve()
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if resolved.is_relative_to(mount.mountpoint)]
     if not mounts:
         return None
     longest = max(len(mount.mountpoint) for mount in mounts)

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 from fourstage.config import schema as settings
-from fourstage.config.compose import NUMBER
+from fourstage.config.compose import JOB_VARIABLE
 from fourstage.exit_codes import FAILED
 from fourstage.runs.job import SWEEP_VARIABLE, Job
 from fourstage.runs.launched import STOP_LIMIT_S
@@ -21,7 +21,7 @@ def run_isolated(job: Job) -> Outcome:
     from fourstage.tracking.patience import patience_with
 
     assert job.membership is not None
-    environment = os.environ | {SWEEP_VARIABLE: job.membership.encoded(), NUMBER: str(job.number)}
+    environment = os.environ | {SWEEP_VARIABLE: job.membership.encoded(), JOB_VARIABLE: str(job.number)}
     command = [sys.executable, "-m", "fourstage.run", *job.overrides, f"hydra.run.dir={job.folder}"]
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:

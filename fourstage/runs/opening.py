@@ -85,7 +85,7 @@ def open_run(prepared: Prepared, earlier: Earlier | None) -> RunFolder:
         if job.membership is None and not isinstance(error, StoreAwayError):
             folder.discard()
             raise
-        say(f"warning: {error}; the run is kept in {folder.path} and sent at its end or by {sync_command(folder)}")
+        say(f"warning: {error}; the run stays in {folder.path} and is sent at its end or by {sync_command(folder)}")
     except BaseException:
         folder.change(status="KILLED", delivered=folder.state.run_id is None)
         raise

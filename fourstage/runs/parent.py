@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fourstage.tracking.store import Destination
 
 SIDE_BY_SIDE = 24  # runs whose texts the parent's table holds, a column each
-JOB_COLUMNS = {  # of the parent's table of jobs: heading → metric
+JOB_COLUMNS = {  # in the parent's table of jobs: heading → metric
     "load_s": "stage1_load_s.median",
     "preprocess_s": "stage2_preprocess_s.median",
     "encode_s": "stage3_encode_s.median",
@@ -28,7 +28,7 @@ JOB_COLUMNS = {  # of the parent's table of jobs: heading → metric
 }
 
 
-NOTED = {  # of them in the parent's description: heading → column, unit
+NOTED = {  # shown in the parent's description: heading → column, unit
     "load": ("load_s", "s"),
     "preprocess": ("preprocess_s", "s"),
     "encode": ("encode_s", "s"),

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from fourstage.config.schema import Config
 from fourstage.measure.plan import whole_batches
-from fourstage.measure.protocol import plan_whole
+from fourstage.measure.protocol import plan_all
 from fourstage.records.table import read_journal
 from fourstage.runs.identity import Identity
 from fourstage.stages import Sample, SampleRecord, UserError
@@ -107,8 +107,8 @@ def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine
         records = read_journal(folder.journal)
     except (UserError, OSError, ValueError) as error:
         return f"its records cannot be read ({error})"
-    whole = whole_batches(plan_whole(config, samples), len(records), config.batch_size)
-    return Earlier(folder, tuple(records[:whole])) if whole else "it had no sample yet"
+    count = whole_batches(plan_all(config, samples), len(records), config.batch_size)
+    return Earlier(folder, tuple(records[:count])) if count else "it had no sample yet"
 
 
 def _give_up(destination: Destination, run: RunFacts) -> None:

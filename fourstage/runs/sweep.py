@@ -108,7 +108,7 @@ class Sweep:
             self.broken = "no trial gave the objective: nothing was found"
         else:
             self.broken = f"the launcher or sweeper ended with {type(error).__name__}: {first}"
-        say(f"error: {self.broken} (traceback.txt of the sweep's parent has the whole)")
+        say(f"error: {self.broken} (traceback.txt of the sweep's parent has more)")
         self.folder.add_tags({"fourstage.error": self.broken})
         self.folder.add_file("traceback.txt", "".join(traceback.format_exception(error)))
 

@@ -56,7 +56,7 @@ def sync(root: Path, uri: str = "") -> int:
 def send(folder: RunFolder) -> bool:
     """Deliver a run whose process ended; whether there was anything to deliver.
 
-    A run whose process died is ended first. Where another run took its place, or it died before it had anything, its
+    A run whose process died is ended first. Where another run has replaced it, or it died before it had a record, its
     folder is marked as done. Raises UserError where the store fails.
     """
     from fourstage.tracking.deliver import deliver
@@ -76,7 +76,7 @@ def send(folder: RunFolder) -> bool:
 def superseded(folder: RunFolder) -> str:
     """Why a run that was not delivered must not be any more; "": it must. Raises UserError where the store fails.
 
-    A sweep that goes on takes over its parent's run, which then has the new folder's token; and it measures a job
+    A resumed sweep takes over its parent's run, which then has the new folder's token; and it measures a job
     again where the store had not heard of it.
     """
     from fourstage.tracking.deliver import run_of
@@ -108,7 +108,7 @@ def end_dead(folder: RunFolder) -> None:
     from fourstage.records.table import read_journal, write_records
     from fourstage.trust.checks import as_dict, as_tags, not_finished
 
-    folder.records.unlink(missing_ok=True)  # without its end nobody can read it; the journal has the records
+    folder.records.unlink(missing_ok=True)  # unreadable without its footer; the journal has the records
     if records := read_journal(folder.journal):
         write_records(records, folder.records)
         folder.add_metrics(summarise_run(Columns.read(folder.records).measured))

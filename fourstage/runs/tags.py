@@ -1,4 +1,4 @@
-"""The tags by which a run in the store is found again and told from others."""
+"""The tags that identify a run in the store."""
 
 from __future__ import annotations
 
