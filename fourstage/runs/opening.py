@@ -19,7 +19,7 @@ from fourstage.stages import UserError
 from fourstage.text import say
 
 if TYPE_CHECKING:
-    from fourstage.runs.resume import Earlier
+    from fourstage.runs.resume import HalfDone
     from fourstage.tracking.folder import RunFolder
 
 
@@ -34,11 +34,11 @@ def is_retried(job: Job) -> bool:
     return job.membership is not None and state.tags.get("fourstage.session") == job.membership.session
 
 
-def look_back(prepared: Prepared, membership: Membership) -> tuple[Outcome | None, Earlier | None]:
+def look_back(prepared: Prepared, membership: Membership) -> tuple[Outcome | None, HalfDone | None]:
     """The outcome of a job that was measured before; or the half-done run that it continues."""
-    from fourstage.runs.resume import look
+    from fourstage.runs.resume import find_earlier
 
-    found = look(
+    found = find_earlier(
         membership.parent,
         prepared.identity,
         prepared.config,
@@ -48,17 +48,17 @@ def look_back(prepared: Prepared, membership: Membership) -> tuple[Outcome | Non
     )
     for line in found.messages:
         say(f"job {membership.job}: {line}")
-    if found.skip is not None:
-        run = found.skip
+    if found.finished is not None:
+        run = found.finished
         say(f"job {membership.job}: skipped, run {run.name} ({run.run_id}) has it, finished and valid")
         return Outcome("SKIPPED", run.name, membership.job, run.run_id, "measured before", run.metrics), None
-    if (earlier := found.go_on) is not None:
+    if (earlier := found.half_done) is not None:
         name, count = earlier.folder.state.name, len(earlier.records)
         say(f"job {membership.job}: goes on with run {name}, {count} records are there")
-    return None, found.go_on
+    return None, found.half_done
 
 
-def open_run(prepared: Prepared, earlier: Earlier | None) -> RunFolder:
+def open_run(prepared: Prepared, earlier: HalfDone | None) -> RunFolder:
     """The run's folder, and the run in the store: sent later where the store cannot be reached.
 
     Raises UserError for a single run whose store cannot be used.
@@ -103,7 +103,7 @@ def _new_folder(prepared: Prepared) -> RunFolder:
     )  # fmt: skip
 
 
-def _folder_of(earlier: Earlier, prepared: Prepared) -> RunFolder:
+def _folder_of(earlier: HalfDone, prepared: Prepared) -> RunFolder:
     """The folder of a half-done run, which is this process's now."""
     from fourstage.tracking.folder import Process
 

@@ -26,7 +26,7 @@ from fourstage.runs.prepare import Prepared, Shared, prepare
 from fourstage.runs.signals import Terminated, signals_held
 
 if TYPE_CHECKING:
-    from fourstage.runs.resume import Earlier
+    from fourstage.runs.resume import HalfDone
     from fourstage.tracking.folder import RunFolder
 
 
@@ -116,7 +116,7 @@ class RunSession:
                 self.ended = True
                 raise
 
-    def _find_result(self, prepared: Prepared) -> Earlier | None:
+    def _find_result(self, prepared: Prepared) -> HalfDone | None:
         """End here where another job, or an earlier session, has the result; else the half-done run to continue."""
         membership = self.job.membership
         if membership is None:
