@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return execute(sys.argv[1:] if argv is None else argv).code
     except KeyboardInterrupt as stop:
-        say(f"error: {stop or 'interrupted'}")
+        say(f"error: {str(stop) or 'interrupted'}")
         return INTERRUPTED
     except Terminated:
         say("error: terminated")

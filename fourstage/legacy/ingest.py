@@ -1,6 +1,6 @@
 """Old result files in the store: one run for each model of the file, with the checks of a new run.
 
-The layouts that can be read are in `reader.py`. A file that is in the store already is left alone, unless asked again.
+The layouts that can be read are in `layouts.py`. A file that is in the store already is left alone, unless asked again.
 """
 
 from __future__ import annotations
