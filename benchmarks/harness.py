@@ -1,10 +1,10 @@
-"""What does measuring cost? Two answers, with the tiny stand-in model.
+"""What does measuring cost? Two answers, on the small stand-in model.
 
     python benchmarks/harness.py            # two minutes on two cores
 
-1. One sample timed at every stage and token, against the same sample with a single pair of clock readings, alternating.
-2. A run of 200 samples: the share of its time spent outside samples (harness, audits, checks, logging). Imports,
-   building the model and generating the dataset are not counted.
+1. One sample with the stopwatch at every border and token, against a single pair of clock readings, alternating.
+2. A run of 200 samples: the share of its time that is no sample's (harness, audits, checks, logging); imports,
+   the building of the model and the making of the dataset come before and are not counted.
 """
 
 from __future__ import annotations
@@ -14,16 +14,17 @@ import tempfile
 import time
 from pathlib import Path
 
-from fourstage.cli import run as fourstage_run
 from fourstage.config.compose import compose
-from fourstage.config.schema import check, flatten
-from fourstage.measure.loop import plan
+from fourstage.config.schema import check
+from fourstage.data.samples import read_samples
+from fourstage.measure.plan import plan_round
 from fourstage.measure.protocol import question_of, timing_of
 from fourstage.models.load import load_pipeline
-from fourstage.records.columns import Columns
-from fourstage.records.table import RecordFile
-from fourstage.tracking.store import Destination
-from fourstage.tracking.writer import TrackedRun
+from fourstage.records.table import read_journal
+from fourstage.runs.job import Job
+from fourstage.runs.prepare import Shared
+from fourstage.runs.session import RunSession
+from fourstage.tracking.folder import RunFolder
 from fourstage.trust.audits import instrumented_against_bare
 
 SAMPLES = 200
@@ -43,10 +44,10 @@ def main() -> int:
 
 
 def observer(tree: dict[str, object]) -> None:
-    """Time one sample with and without the stopwatch, alternating, and print the difference."""
+    """Answer 1."""
     config = check(tree)
-    pipeline, samples = load_pipeline(config), fourstage_run.read_samples(config)[:1]
-    planned = plan(samples, [question_of(samples[0], config)], repeats=1, seed=0)
+    pipeline, samples = load_pipeline(config), read_samples(config.dataset)[:1]
+    planned = plan_round(samples, [question_of(samples[0], config)], repeat=0, seed=0)
     ratio = instrumented_against_bare(pipeline, planned[0], config.sampling, timing_of(config, pipeline), pairs=PAIRS)
     print(
         f"instrumented / bare, end to end: {ratio.estimate:.4f} [{ratio.low:.4f}, {ratio.high:.4f}]  "
@@ -55,25 +56,23 @@ def observer(tree: dict[str, object]) -> None:
 
 
 def outside(tree: dict[str, object], folder: Path) -> None:
-    """Run 200 samples, and print the share of the time outside samples."""
-    config = check(tree)
-    pipeline, samples = load_pipeline(config), fourstage_run.read_samples(config)
-    tracking = config.tracking
-    destination = Destination(tracking.uri, tracking.artifacts, tracking.experiment)
-    run = TrackedRun.start(destination, "bench", flatten(tree), {})
-    file = RecordFile(folder / "records.parquet")
-    start = time.perf_counter()
-    checks, reached = fourstage_run._measure_and_check(config, pipeline, samples, file)
-    measured = time.perf_counter()
-    fourstage_run._record(config, tree, run, file, Columns.read(file.path).measured, checks, reached)
-    run.end("FINISHED")
-    end = time.perf_counter()
-    inside = float(Columns.read(file.path).end_to_end_s.sum())
+    """Answer 2."""
+    config, shared = check(tree), Shared()
+    shared.models_of(config).get(config)
+    with RunSession(Job(tree, folder / "run"), shared) as run:
+        run.begin()
+        start = time.perf_counter()
+        run.measure_round()
+        measured = time.perf_counter()
+        inside = sum(record.end_to_end_s or 0.0 for record in read_journal(RunFolder.open(folder / "run").journal))
+        read = time.perf_counter()
+        run.finish()
+    end = time.perf_counter() - (read - measured)
     total = end - start
     harness, logging = measured - start - inside, end - measured
     print(
-        f"{SAMPLES} samples: {total:.1f} s, of which samples {inside:.1f} s, harness, warm-up and audits "
-        f"{harness:.2f} s, logging {logging:.2f} s: {1 - inside / total:.1%} outside (limit 10 %)"
+        f"{SAMPLES} samples: {total:.1f} s, of which samples {inside:.1f} s, harness and warm-up "
+        f"{harness:.2f} s, checks, audits and logging {logging:.2f} s: {1 - inside / total:.1%} outside (limit 10 %)"
     )
 
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fourstage.stages import MeasurementError, SampleError, UserError
 
@@ -176,7 +177,7 @@ class Run:
 
     @cached_property
     def checks(self) -> pd.DataFrame:
-        """The run's checks, one row each: id, sentence, verdict, value, limit, detail. Raises UserError without them."""
+        """The run's checks, one row each: id, sentence, verdict, value, limit. Raises UserError where it left none."""
         import pandas as pd
 
         from fourstage.tracking.reader import run_file
@@ -246,18 +247,22 @@ def compare(baseline: Run, target: Run, margin: float = 0.02) -> Comparison:
 
 
 def _execute(overrides: Sequence[str]) -> list[Run]:
-    """The runs of a command line, in the order of its jobs."""
+    """The runs of a command line, in the order of its jobs. Raises UserError where the store lacks one of them."""
     from fourstage.cli.run import execute
+    from fourstage.tracking.folder import RunFolder
     from fourstage.tracking.reader import find_runs
     from fourstage.tracking.search import quote_text
-    from fourstage.tracking.store import Destination
 
     execution = execute(overrides)
+    if execution.folder is None:
+        raise UserError(f"fourstage {' '.join(overrides)} measures nothing: give settings as key=value")
+    destination = RunFolder.open(execution.folder).state.destination
     runs = []
     for outcome in execution.outcomes:
-        if outcome.run_id is None:
-            raise UserError(f"{outcome.name or 'the run'} is not in the store: {outcome.why or 'fourstage sync sends it'}")
-        destination = Destination.of(execution.tracking)
-        (facts,) = find_runs(destination, f"attributes.run_id = {quote_text(outcome.run_id)}", newest=1)
-        runs.append(Run(facts, destination))
+        found = []
+        if outcome.run_id is not None:
+            found = find_runs(destination, f"attributes.run_id = {quote_text(outcome.run_id)}", newest=1)
+        if not found:
+            raise UserError(f"{outcome.name} left no run in the store: {outcome.why or 'fourstage sync sends it'}")
+        runs.append(Run(found[0], destination))
     return runs

@@ -1,6 +1,6 @@
 """What flows between the stages: the door for `python -m fourstage.inspect`."""
 
-from fourstage.runs.inspection import main
+from fourstage.cli.inspect import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

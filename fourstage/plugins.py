@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
@@ -110,6 +111,16 @@ def _load(kind: str, name: str) -> ModuleType:
     if missing := [attribute for attribute in KINDS[kind].attributes if not hasattr(module, attribute)]:
         raise UserError(f"{whose} has no {missing[0]}; docs/extending.md says what a {kind} needs")
     return module
+
+
+def files_of_others() -> list[Path]:
+    """The source files of the models, formats and engines that other packages bring, unimported."""
+    origins = set[str]()
+    for kind in CHOSEN:
+        for location in _locations(kind).values():
+            if isinstance(location, EntryPoint) and (spec := find_spec(location.module)) and spec.origin:
+                origins.add(spec.origin)
+    return sorted(map(Path, origins))
 
 
 def _distribution(point: EntryPoint) -> str:

@@ -1,6 +1,6 @@
 """Deliver what the store did not take: the door for `python -m fourstage.sync`."""
 
-from fourstage.runs.sync import main
+from fourstage.cli.sync import main
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from fourstage.measure.loop import Timing
+from fourstage.measure.clock import Timing
+from fourstage.measure.plan import Planned, plan_round
 from fourstage.stages import Features, Generation, Inputs, Media, Sample, SampleError, Sampling
 
 
@@ -152,3 +153,18 @@ def fake(**costs: Any) -> tuple[FakePipeline, Timing]:
 
 def samples(n: int) -> list[Sample]:
     return [Sample(key=f"s{i}", id=f"id{i}", root=Path()) for i in range(n)]
+
+
+def plan(
+    samples: Sequence[Sample],
+    questions: Sequence[str],
+    repeats: int,
+    seed: int,
+    order: str = "as_is",
+    sentinel: int = 0,
+) -> list[Planned]:
+    """Every sample `repeats` times, round by round."""
+    planned: list[Planned] = []
+    for repeat in range(repeats):
+        planned += plan_round(samples, questions, repeat, seed, order, sentinel, start=len(planned))
+    return planned

@@ -16,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fourstage import compare, resume
 from fourstage.cli.run import main
 from fourstage.records.table import Journal
+from fourstage.report import build
+from fourstage.runs import resume
 from fourstage.tracking import deliver
 from fourstage.tracking.folder import RunFolder
 from fourstage.tracking.writer import TrackedRun
@@ -64,7 +65,7 @@ KILLED_ONCE = (
     Moment("the figures of the first job are delivered", TrackedRun, "log_metrics", 1),
     Moment("the first job ended in the store alone", TrackedRun, "end", 1),
     Moment("one sample of the second job is measured", Journal, "append", 3),
-    Moment("the runs are compared", compare, "compare_sweep", 1, before=True),
+    Moment("the runs are compared", build, "compare_sweep", 1, before=True),
     Moment("the parent's files are delivered", TrackedRun, "log_folder", 3),
 )
 KILLED_TWICE = (  # after it was killed in its first job

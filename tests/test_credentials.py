@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from fourstage.cli.hydra_job import SweepCallback
 from fourstage.config.compose import as_tree
+from fourstage.config.multirun import hide_credentials
 from fourstage.credentials import KEPT, complete, keep, login, masked, masked_error, masked_tree, take_out
-from fourstage.runs.sweep import Callback, hide_credentials
 from fourstage.stages import UserError
 
 
@@ -99,7 +100,7 @@ def test_what_hydra_writes_of_a_password_in_a_file_of_settings_is_cleaned_before
     written.write_text("tracking:\n  uri: http://me:secret@host:5000\n", encoding="utf-8")
     hydra = {"runtime": {"output_dir": str(tmp_path)}, "output_subdir": ".hydra"}
     composed = OmegaConf.create({"tracking": {"uri": "http://me:secret@host:5000"}, "hydra": hydra})
-    Callback().on_job_start(composed)
+    SweepCallback().on_job_start(composed)
     assert written.read_text(encoding="utf-8") == "tracking:\n  uri: http://host:5000\n"
     hide_credentials(composed)  # of a sweep, whose jobs compose again
     assert as_tree(composed)["tracking"] == {"uri": "http://host:5000"}

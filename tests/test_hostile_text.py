@@ -11,16 +11,14 @@ from typing import Any
 
 import pytest
 
+from fourstage.cli import ingest, inspect, sync
 from fourstage.cli.run import main
 from fourstage.config import schema as config
-from fourstage.config.compose import as_written, compose
+from fourstage.config.compose import compose, quote_where_needed
 from fourstage.data.formats.demo import JSON_NAME
 from fourstage.json_text import parse_json
-from fourstage.legacy import ingest
 from fourstage.models.base import StagedPipeline
 from fourstage.report import build as compare
-from fourstage.runs import inspection as inspect
-from fourstage.runs import sync
 from fourstage.stages import UserError
 from fourstage.tracking.reader import find_runs, run_records
 from fourstage.tracking.store import Destination
@@ -222,8 +220,8 @@ def test_a_free_text_stays_as_it_was_typed(typed: str) -> None:
     ],
 )
 def test_only_texts_that_hydra_would_change_are_quoted(word: str, written: str) -> None:
-    assert as_written(word) == written
-    assert as_written(written) == written
+    assert quote_where_needed(word) == written
+    assert quote_where_needed(written) == written
 
 
 def test_null_in_quotes_is_a_text() -> None:

@@ -15,17 +15,17 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-import fourstage
-from fourstage.cli.command import UNUSABLE
+from fourstage.exit_codes import UNUSABLE
+from fourstage.version import __version__
 
 COMMANDS = {  # name → module, what it does
     "run": ("fourstage.cli.run", "measure one configuration, or with -m a sweep of them"),
     "compare": ("fourstage.cli.compare", "compare runs, and write report.html"),
     "ls": ("fourstage.cli.ls", "list runs and sweeps, newest first"),
     "ui": ("fourstage.cli.ui", "open MLflow's UI on the store"),
-    "inspect": ("fourstage.runs.inspection", "show every tensor of one sample, stage by stage"),
-    "ingest": ("fourstage.legacy.ingest", "read an old result file into the store"),
-    "sync": ("fourstage.runs.sync", "send what the store did not take"),
+    "inspect": ("fourstage.cli.inspect", "show every tensor of one sample, stage by stage"),
+    "ingest": ("fourstage.cli.ingest", "read an old result file into the store"),
+    "sync": ("fourstage.cli.sync", "send what the store did not take"),
 }
 QUERY = "query="  # of Hydra's completion: what a shell asks at each Tab
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     first = words[0] if words else ""
     if first == "--version":
-        print(f"fourstage {fourstage.__version__}")
+        print(f"fourstage {__version__}")
         return 0
     if first in ("-h", "--help", "help"):
         print(overview())

@@ -1,109 +1,158 @@
-"""The command line: Hydra composes, a job runs, or a sweep of them.
+"""The command line of a run or a sweep: Hydra composes, then the jobs run.
 
     python -m fourstage.run model=videollava temperature=0.2
     python -m fourstage.run -m model=eventgpt,videollava generation=greedy precision=fp32,bf16
 
-Everything about a setting is checked in `schema.py` before anything heavy is imported. Exit codes: 0 all runs
+Everything about a setting is checked in `config/schema.py` before anything heavy is imported. Exit codes: 0 all runs
 finished; 1 a run failed; 2 the command line or the data could not be used; 3 measured, but the store did not take it;
-130 and 143 after Ctrl-C and kill. Left out: one run (`session.py`) and what ties several together (`sweep.py`).
+130 and 143 after Ctrl-C and kill. Left out: one run (`runs/session.py`) and several together (`runs/sweep.py`).
+
+    execution = execute(["model=videollava", "temperature=0.2"])     # the same from Python
+    execution.outcomes[0].run_id
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+from fourstage.cli.process import Command, new_command
 from fourstage.config.compose import (
-    NUMBER,
-    as_tree,
-    as_written,
+    JOB_VARIABLE,
     check_command_line,
-    check_working_folder,
+    explain_hydra_error,
     from_hydra,
-    hydras_word,
-    overrides_of,
+    overrides_in,
+    quote_where_needed,
     share_plugins_settings,
     with_own_studies,
 )
 from fourstage.credentials import take_out
+from fourstage.exit_codes import FAILED, INTERRUPTED, TERMINATED, UNUSABLE
 from fourstage.paths import shortened
 from fourstage.plugins import conf_folder
-from fourstage.runs.session import FAILED, INTERRUPTED, TERMINATED, UNUSABLE, Job, Kept, Terminated, run_job, say
+from fourstage.runs.outcome import Outcome
+from fourstage.runs.signals import Terminated, signals_raised
 from fourstage.stages import UserError
-from fourstage.text import prepare_output, printable, say_traceback
+from fourstage.text import prepare_output, printable, say, say_traceback
 from fourstage.tracking.patience import forget
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
 
-_kept = Kept()  # what the jobs of this process share; a launcher's process has its own
-_codes: list[int] = []  # of single runs: Hydra gives nothing back
+@dataclass(frozen=True)
+class Execution:
+    """What a command line of `run` did."""
+
+    outcomes: tuple[Outcome, ...]  # of its jobs in order: status, run id, folder, why it failed
+    code: int  # the exit code
+    sweep: str | None = None  # name of the sweep; None for a single run
+    parent: str | None = None  # run id of its parent; None also where the store does not have it yet
+    folder: Path | None = None  # of the parent's or the single run's files; None where nothing was begun
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
+    prepare_output()
+    try:
+        return execute(sys.argv[1:] if argv is None else argv).code
+    except KeyboardInterrupt as stop:
+        say(f"error: {str(stop) or 'interrupted'}")
+        return INTERRUPTED
+    except Terminated:
+        say("error: terminated")
+        return TERMINATED
+    except SystemExit as stop:  # of Hydra, which has said why
+        return stop.code if isinstance(stop.code, int) else FAILED
+    except UserError as error:
+        say(f"error: {error}")
+        return int(getattr(error, "code", UNUSABLE))
+    except Exception:  # a fault of ours is shown in full
+        say_traceback()
+        return FAILED
+
+
+def execute(argv: Sequence[str]) -> Execution:
+    """Run what a command line asks for: settings as `key=value`, with -m as a sweep.
+
+    Raises UserError for what the user can mend before anything is measured. A run that fails is an outcome; a sweep
+    ends its parent also where it raises. Ctrl-C and kill raise KeyboardInterrupt and `Terminated` afterwards.
+    """
+    before, os.environ["HYDRA_FULL_ERROR"] = sys.argv, "1"  # Hydra raises its errors instead of printing them
+    sys.argv = ["fourstage", *argv]
+    command = new_command()
+    if JOB_VARIABLE not in os.environ:  # a sweep's job knows from the sweep which store is away
+        forget()
+    try:
+        with signals_raised():
+            try:
+                _compose_and_run(command)
+            except (KeyboardInterrupt, Terminated):
+                _finish(command, stopped=True)
+                raise
+            except BaseException:
+                _finish(command)
+                raise
+            return _finish(command)
+    except Exception as error:
+        if (expected := _as_user_error(error)) is None or expected is error:
+            raise
+        raise expected from error
+    finally:
+        new_command()  # loaded models are freed
+        sys.argv = before
+
+
+def _compose_and_run(command: Command) -> None:
+    """Let Hydra compose what `sys.argv` asks for, and run it."""
     import hydra
 
-    from fourstage.runs import sweep
+    from fourstage.cli.hydra_job import run_composed
 
-    global _kept
-    if argv is not None:
-        sys.argv = ["fourstage", *argv]
-    prepare_output()
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # errors reach us whole; we say them in one line
-    handlers = _catch_signals()
-    _kept = Kept()
-    sweep.forget()
-    if NUMBER not in os.environ:  # a sweep's job knows from the sweep which store is away
-        forget()
-    _codes.clear()
-    stopped = ""
+    share_plugins_settings()
+    sys.argv[1:] = take_out(sys.argv[1:])  # before anything of it is shown or written
+    check_command_line(sys.argv[1:])
+    sys.argv[1:] = with_own_studies(sys.argv[1:])
+    overrides = overrides_in(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
+    flags = [text for text in sys.argv[1:] if text not in overrides]
+    sys.argv[1:] = [*flags, *map(quote_where_needed, overrides)]
     try:
-        share_plugins_settings()
-        sys.argv[1:] = take_out(sys.argv[1:])  # before anything of it is shown or written
-        check_command_line(sys.argv[1:])
-        sys.argv[1:] = with_own_studies(sys.argv[1:])
-        overrides = overrides_of(sys.argv[1:])  # Hydra wants them together, people write -m anywhere
-        flags = [word for word in sys.argv[1:] if word not in overrides]
-        sys.argv[1:] = [*flags, *map(as_written, overrides)]
         with _safe_to_show(flags):
-            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(hydra_job)()
-        begun = sweep.of_this_process()
-        if begun is not None and begun.collects:
-            sweep.run_collected(begun, _kept)
-        code = max(_codes, default=0)
-    except KeyboardInterrupt:
-        stopped, code = "interrupted", INTERRUPTED
-    except Terminated:
-        stopped, code = "terminated", TERMINATED
-    except SystemExit as error:  # said where it was raised
-        code = error.code if isinstance(error.code, int) else FAILED
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(run_composed)()
+    except SystemExit:
+        if command.error is None:
+            raise
     except Exception as error:
-        begun = sweep.of_this_process()
-        code = _complain(error) if begun is None or begun.collects else sweep.tell_broken(begun, error)
+        if command.sweep is None or command.sweep.in_this_process:
+            raise
+        command.sweep.note_broken(error)
+    if command.error is not None:
+        raise command.error
+    if command.sweep is not None and command.sweep.in_this_process:
+        command.sweep.run_jobs(command.shared)
+
+
+def _finish(command: Command, stopped: bool = False) -> Execution:
+    """End the sweep where there is one, and gather how the jobs ended."""
+    code, sweep = max((outcome.code for outcome in command.outcomes), default=0), command.sweep
+    if sweep is None:
+        begun = next((Path(outcome.folder) for outcome in command.outcomes if outcome.folder), None)
+        return Execution(tuple(command.outcomes), code, folder=begun)
     try:
-        if (begun := sweep.of_this_process()) is not None:
-            code = max(code, sweep.finish(begun, stopped))
-    except (KeyboardInterrupt, Terminated):
-        stopped, code = "interrupted again", INTERRUPTED
-    finally:
-        _kept = Kept()
-        _restore(handlers)
-    if stopped:
-        say(f"error: {stopped}")
-    return code
+        code = max(code, sweep.finish(stopped))
+    except (KeyboardInterrupt, Terminated) as stop:
+        raise KeyboardInterrupt("interrupted again") from stop
+    outcomes = (*command.outcomes, *sweep.outcomes.values())
+    return Execution(outcomes, code, sweep.membership.sweep, sweep.folder.state.run_id, sweep.folder.path)
 
 
 @contextmanager
 def _safe_to_show(flags: Sequence[str]) -> Iterator[None]:
-    """What Hydra itself prints where it is asked to show settings, without what steers a terminal."""
+    """What Hydra itself prints where it is asked to show settings, without a terminal's control sequences."""
     asked = ("-c", "--cfg", "-h", "--help", "--hydra-help", "-i", "--info")
     if not any(flag in asked or flag.startswith(("--cfg=", "--info=")) for flag in flags):
         yield
@@ -116,112 +165,13 @@ def _safe_to_show(flags: Sequence[str]) -> Iterator[None]:
         print(printable(shown.getvalue()), end="", flush=True)
 
 
-def hydra_job(cfg: DictConfig) -> float | None:
-    """What Hydra runs of each composition, in whatever process; gives a sweeper that optimises its objective."""
-    from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
-
-    from fourstage.runs import sweep
-
-    hydra = HydraConfig.get()
-    multirun = hydra.mode == RunMode.MULTIRUN
-    number = hydra.job.num if multirun else int(os.environ.get(NUMBER, 0))
-    folder, tree = Path(hydra.runtime.output_dir), as_tree(cfg)
-    if multirun and Path(hydra.runtime.cwd) != Path.cwd():  # a cluster's process begins elsewhere
-        if Path(hydra.runtime.cwd).is_dir():
-            os.chdir(hydra.runtime.cwd)
-            folder = Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
-        elif not sweep.reaches_from_afar(tree):
-            return None
-    job = Job(tree, folder, sweep.place_of_job(number), tuple(hydra.overrides.task))
-    begun = sweep.of_this_process()
-    if begun is not None and begun.collects:
-        begun.jobs.append(job)
-        return None
-    if job.place is None:
-        if multirun:  # what began the sweep was taken out of hydra.callbacks, or failed there
-            raise UserError("this sweep has no parent run: fourstage.runs.sweep.Callback is not among hydra.callbacks")
-        try:
-            check_working_folder(hydra)
-            sweep.refuse_alone(job)
-            _codes.append(run_job(job, _kept).code)
-        except Exception as error:  # here, since Hydra would print lines of its own
-            _codes.append(_complain(error))
-        return None
-    _kept.alone = begun is None
-    if not multirun:  # a sweep's job in a process of its own
-        _codes.append(sweep.run_here(job, _kept).code)
-        return None
-    say(sweep.title(job))
-    if begun is not None:
-        sweep.note(begun, job, outcome := sweep.run_here(job, _kept))
-        return sweep.objective(job, outcome)
-    return _elsewhere(job)
-
-
-def _elsewhere(job: Job) -> float | None:
-    """A job in a launcher's process: nothing that it raises may leave it, since not every launcher goes on then."""
-    from fourstage.runs import sweep
-
-    assert job.place is not None
-    if sweep.has_ended(job.place, job):
-        say(f"job {job.place.job}: not run, its sweep was stopped")
-        return None
-    handlers = _catch_signals()
-    try:
-        sweep.tell_duplicate(job, outcome := sweep.run_here(job, _kept))
-        return sweep.objective(job, outcome)
-    except (KeyboardInterrupt, Terminated):
-        return None  # the run is KILLED, and said so
-    except SystemExit:
-        if "SUBMITIT_EXECUTOR" in os.environ:  # its way to give a job that is preempted to a later process
-            raise
-        return None  # Ray's way to stop a job
-    except Exception:
-        say_traceback()
-        return None
-    finally:
-        _restore(handlers)
-
-
-def _complain(error: Exception) -> int:
-    """Say what ended the command; a fault of ours is told whole."""
+def _as_user_error(error: Exception) -> UserError | None:
+    """An error that the user can mend, in one line; None for a fault of ours."""
     if isinstance(error, UserError):
-        say(f"error: {error}")
-    elif isinstance(error, OSError):
+        return error
+    if isinstance(error, OSError):
         where = f": {shortened(str(error.filename))}" if error.filename else ""
         denied = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
-        say(f"error: {error.strerror or error}{where}{'; run from a folder that can be written' if denied else ''}")
-    elif from_hydra(error):
-        say(f"error: {hydras_word(error)}")
-    else:
-        say_traceback()
-        return FAILED
-    return UNUSABLE
-
-
-def _catch_signals() -> dict[int, Any]:
-    """Turn kill and Ctrl-C into exceptions; gives what was there before."""
-    return {
-        signal.SIGTERM: signal.signal(signal.SIGTERM, terminate),
-        signal.SIGINT: signal.signal(signal.SIGINT, _stop),
-    }
-
-
-def _restore(handlers: Mapping[int, Any]) -> None:
-    for number, handler in handlers.items():
-        signal.signal(number, handler)
-
-
-def terminate(signum: int, frame: object) -> None:
-    raise Terminated
-
-
-def _stop(signum: int, frame: object) -> None:
-    raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    from fourstage.cli.run import main as run  # so that a launcher's processes find the job by its module
-
-    sys.exit(run())
+        advice = "; run from a folder that can be written" if denied else ""
+        return UserError(f"{error.strerror or error}{where}{advice}")
+    return UserError(explain_hydra_error(error)) if from_hydra(error) else None

@@ -1,6 +1,6 @@
-"""From the words of a command line to a composed configuration: Hydra, and what we say in its place.
+"""From a command line to a composed configuration, with errors in plain language instead of Hydra's.
 
-Every override is checked against the schema before Hydra composes, so that a slip is one line.
+Every override is checked against the schema before Hydra composes, so that a mistake gives a one-line error.
 
     tree = compose(["model=videollava", "temperature=0.2"])
     config = check(tree)
@@ -26,7 +26,7 @@ from fourstage.plugins import conf_folder
 from fourstage.text import is_storable
 
 MOST_JOBS = 100_000  # of a sweep
-NUMBER = "FOURSTAGE_JOB"  # in the environment of a sweep's job that has a process of its own
+JOB_VARIABLE = "FOURSTAGE_JOB"  # in the environment of a sweep's job that has a process of its own
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -38,11 +38,11 @@ def compose(overrides: Sequence[str]) -> dict[str, Any]:
     check_command_line(overrides)
     try:
         with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
-            return as_tree(hydra_compose("config", [as_written(word) for word in overrides]))
+            return as_tree(hydra_compose("config", [quote_where_needed(text) for text in overrides]))
     except Exception as error:
         if not from_hydra(error):
             raise
-        raise SettingError(hydras_word(error)) from error
+        raise SettingError(explain_hydra_error(error)) from error
 
 
 def as_tree(cfg: Any, without: Sequence[str] = ()) -> dict[str, Any]:
@@ -57,26 +57,33 @@ def as_tree(cfg: Any, without: Sequence[str] = ()) -> dict[str, Any]:
     return {str(key): value for key, value in tree.items()}
 
 
+def as_yaml(tree: Mapping[str, Any]) -> str:
+    """Composed settings as they stand in a run's `config.yaml`."""
+    from omegaconf import OmegaConf
+
+    return str(OmegaConf.to_yaml(OmegaConf.create(dict(tree))))
+
+
 def check_command_line(argv: Sequence[str]) -> None:
     """Raise SettingError for the first override that names no setting, or a value that it cannot have."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import OverrideParseException
 
     if any(flag.startswith(("-sc", "--shell-completion", "-s")) for flag in argv):
-        return  # half a word is being completed
+        return  # half a setting is being completed
     if any(flag in ("-c", "--cfg") for flag in argv) and any(flag in ("-m", "--multirun") for flag in argv):
         raise SettingError("--cfg shows one composition, -m runs several: leave one of them out")
     sweeping = any(flag in ("-m", "--multirun") for flag in argv)
     parser = OverridesParser.create()
-    for text in overrides_of(argv):
+    for text in overrides_in(argv):
         if "=" not in text and not text.startswith("~"):
             raise SettingError(f"{shortened(text)!r} is no setting: expected key=value")
         if not is_storable(text):
             raise SettingError(f"{shortened(text)!r}: expected a text in UTF-8")
         try:
-            (override,) = parser.parse_overrides([as_written(text)])
+            (override,) = parser.parse_overrides([quote_where_needed(text)])
         except OverrideParseException as error:
-            quoted = f"; put a text with special characters in quotes: {quoted_word(text)}" if len(text) < 1000 else ""
+            quoted = f"; put a text with special characters in quotes: {shell_quoted(text)}" if len(text) < 1000 else ""
             raise SettingError(f"cannot read {shortened(text)!r}{quoted}") from error
         except ValueError as error:  # Python converts no integer of more than 4,300 digits
             raise SettingError(
@@ -93,7 +100,7 @@ def check_command_line(argv: Sequence[str]) -> None:
             _check_study(text, override, argv)
             continue
         if override.is_sweep_override() and not sweeping:
-            quoted = f", or put the text in quotes: {quoted_word(text)}" if settings.is_text(key) else ""
+            quoted = f", or put the text in quotes: {shell_quoted(text)}" if settings.is_text(key) else ""
             raise SettingError(f"{text!r} gives several values: add -m to run each of them{quoted}")
         for value in _values(override):
             settings.check_override(key, value, conf_folder())
@@ -110,13 +117,13 @@ def _check_study(text: str, override: Any, argv: Sequence[str]) -> None:
     if not override.is_add():
         raise SettingError(f"a study is added to what is composed: write +{studies.GROUP}={study.name}")
     looking = ("-m", "--multirun", "-c", "--cfg", "-h", "--help", "--hydra-help", "-i", "--info")
-    if NUMBER not in os.environ and not any(word in looking for word in argv):
+    if JOB_VARIABLE not in os.environ and not any(text in looking for text in argv):
         raise SettingError(f"{text!r} is a study, which sweeps {', '.join(study.params)}: add -m")
     parser = OverridesParser.create()
     for key, written in study.params.items():
         if key.startswith("hydra"):
             continue
-        (swept,) = parser.parse_overrides([as_written(f"{key}={written}")])
+        (swept,) = parser.parse_overrides([quote_where_needed(f"{key}={written}")])
         for value in _values(swept):
             try:
                 settings.check_override(key, value, conf_folder())
@@ -131,17 +138,17 @@ def study_folders(argv: Sequence[str] = ()) -> list[Path]:
 
 def with_own_studies(argv: Sequence[str]) -> list[str]:
     """The command line, with the flag that has Hydra find a study of the user's own where one is asked for."""
-    names = [word.partition("=")[2] for word in argv if word.lstrip("+").startswith(f"{studies.GROUP}=")]
+    names = [text.partition("=")[2] for text in argv if text.lstrip("+").startswith(f"{studies.GROUP}=")]
     shipped = studies.list_studies([conf_folder() / studies.GROUP])
-    if all(name in shipped for name in names) or any(word.startswith(("--config-dir", "-cd")) for word in argv):
+    if all(name in shipped for name in names) or any(text.startswith(("--config-dir", "-cd")) for text in argv):
         return list(argv)
     return [*argv, "--config-dir", str(Path.cwd())]
 
 
 def _own_folder(argv: Sequence[str]) -> Path:
     """The folder that --config-dir names, else the one that the user is in."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=False):
-        flag, equals, value = word.partition("=")
+    for text, following in zip(argv, [*argv[1:], ""], strict=False):
+        flag, equals, value = text.partition("=")
         if flag in ("--config-dir", "-cd"):
             return Path(value if equals else following)
     return Path.cwd()
@@ -165,16 +172,16 @@ def check_plugin(group: str, name: str, argv: Sequence[str]) -> None:
     known = name in PLUGINS[group] and _plugin_is_installed(PLUGINS[group][name][1])
     elsewhere = any(flag in ("-cd", "--config-dir") or flag.startswith("--config-dir=") for flag in argv)
     if not known and (name in PLUGINS[group] or not elsewhere) and name not in _options_that_hydra_knows(group):
-        raise SettingError(plugin_word(group, name))
+        raise SettingError(explain_plugin(group, name))
     if name != "basic" and not any(
-        word in ("-m", "--multirun", "-c", "--cfg", "-i", "--info")
-        or word.startswith(("--cfg=", "--info=", "hydra.mode="))
-        for word in argv
+        text in ("-m", "--multirun", "-c", "--cfg", "-i", "--info")
+        or text.startswith(("--cfg=", "--info=", "hydra.mode="))
+        for text in argv
     ):
         raise SettingError(f"{group}={name} is for the jobs of a sweep: add -m")
 
 
-def plugin_word(group: str, name: str) -> str:
+def explain_plugin(group: str, name: str) -> str:
     """Why there is no launcher or sweeper `name`, in one line."""
     if name in PLUGINS[group]:
         return f"{group}={name} needs an extra: pip install 'fourstage[{PLUGINS[group][name][0]}]'"
@@ -227,28 +234,28 @@ def offer_plugins() -> None:
                 ConfigStore.instance().store(name, node, group, package, provider="fourstage")
 
 
-def quoted_word(text: str) -> str:
+def shell_quoted(text: str) -> str:
     """`key=value` as it can be typed in a shell, the value quoted for Hydra."""
     key, _, value = text.partition("=")
     return shlex.quote(f"{key}={_quoted(value)}")
 
 
-def as_written(word: str) -> str:
-    """The override `word`, with a free text's values in quotes where Hydra would make a number of them (1.50, 2024e5,
+def quote_where_needed(text: str) -> str:
+    """The override `text`, with a free text's values in quotes where Hydra would make a number of them (1.50, 2024e5,
     true) or cannot read them (~/data). One that is in quotes already, and null, stay."""
-    key, _, value = word.partition("=")
+    key, _, value = text.partition("=")
     if not settings.is_text(key.lstrip("+")):
-        return word
+        return text
     if function := re.fullmatch(r"\s*(choice|shuffle)\((.*)\)\s*", value, re.DOTALL):
-        return f"{key}={function[1]}({_elements_as_written(function[2])})"
-    return f"{key}={_elements_as_written(value)}"
+        return f"{key}={function[1]}({_quote_elements(function[2])})"
+    return f"{key}={_quote_elements(value)}"
 
 
 # a text in quotes, an escape, an interpolation, a bracket, or what separates the values of a sweep
 _PIECES = re.compile(r"""'(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|\\.|[\[{(]|[\]})]|,|[^'"\\\[{(\]}),]+|.""", re.DOTALL)
 
 
-def _elements_as_written(values: str) -> str:
+def _quote_elements(values: str) -> str:
     """Values with commas between them, those in quotes that need them."""
     elements, depth = [""], 0
     for piece in _PIECES.findall(values):
@@ -283,8 +290,8 @@ def _quoted(value: str) -> str:
     return f'"{escaped}{escaped[len(escaped) - trailing :]}"'
 
 
-def write_studys_texts(cfg: Any) -> None:
-    """`as_written` for what a study sweeps, in a composition with Hydra's part."""
+def quote_study_texts(cfg: Any) -> None:
+    """`quote_where_needed` for what a study sweeps, in a composition with Hydra's part."""
     from omegaconf import open_dict
 
     params = cfg.hydra.sweeper.get("params") or {}
@@ -292,7 +299,7 @@ def write_studys_texts(cfg: Any) -> None:
         for key, value in list(params.items()):
             if settings.is_text(str(key)) and value is not None:
                 written = str(value).lower() if isinstance(value, bool) else str(value)
-                params[key] = as_written(f"{key}={written}").partition("=")[2]
+                params[key] = quote_where_needed(f"{key}={written}").partition("=")[2]
 
 
 def check_working_folder(hydra: Any) -> None:
@@ -312,8 +319,8 @@ def check_job_folders(cfg: Any, jobs: Sequence[Sequence[str]]) -> None:
     if OmegaConf.to_container(cfg.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
         return
     given: dict[str, int] = {}
-    for number, words in enumerate(jobs):
-        of_job = GlobalHydra.instance().config_loader().load_sweep_config(cfg, list(words))
+    for number, overrides in enumerate(jobs):
+        of_job = GlobalHydra.instance().config_loader().load_sweep_config(cfg, list(overrides))
         with open_dict(of_job):
             of_job.hydra.job.id = of_job.hydra.job.num = number
         folder = str(of_job.hydra.sweep.subdir)
@@ -324,14 +331,16 @@ def check_job_folders(cfg: Any, jobs: Sequence[Sequence[str]]) -> None:
             raise SettingError(f"hydra.sweep.subdir={folder}: jobs {other} and {number} would share it; {advice}")
 
 
-def swept_words(cfg: Any) -> dict[str, str]:
+def swept_settings(cfg: Any) -> dict[str, str]:
     """What a sweep varies, from its composition with Hydra's part: setting → its values, as they were written."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    params = cfg.hydra.sweeper.get("params") or {}
-    words = [f"{key}={value}" for key, value in params.items()] + [str(word) for word in cfg.hydra.overrides.task]
-    parsed = OverridesParser.create().parse_overrides(words)
-    own = {str(key) for key in params} if "basic" not in cfg.hydra.sweeper._target_.lower() else set()
+    parsed = OverridesParser.create().parse_overrides(_sweep_overrides(cfg))
+    own = (
+        {str(key) for key in cfg.hydra.sweeper.get("params") or {}}
+        if "basic" not in cfg.hydra.sweeper._target_.lower()
+        else set()
+    )
     return {
         override.key_or_group: str(override.get_value_string() if override.value_type else override.value())
         for override in parsed
@@ -345,17 +354,21 @@ def study_of(cfg: Any) -> str | None:
     return None if name is None else str(name)
 
 
-def jobs_of(cfg: Any) -> tuple[tuple[str, ...], ...] | None:
-    """The words of each job that Hydra's own sweeper makes; None where another finds its jobs as it goes."""
+def job_overrides(cfg: Any) -> tuple[tuple[str, ...], ...] | None:
+    """The overrides of each job of Hydra's own sweeper; None for a sweeper that chooses its jobs as it goes."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
     if "basic" not in cfg.hydra.sweeper._target_.lower():
         return None
-    params = cfg.hydra.sweeper.get("params") or {}
-    words = [f"{key}={value}" for key, value in params.items()] + [str(word) for word in cfg.hydra.overrides.task]
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(_sweep_overrides(cfg)), None)
     return tuple(tuple(job) for batch in batches for job in batch)
+
+
+def _sweep_overrides(cfg: Any) -> list[str]:
+    """Those of the study or of the sweeper's settings, then those of the command line."""
+    params = cfg.hydra.sweeper.get("params") or {}
+    return [f"{key}={value}" for key, value in params.items()] + [str(text) for text in cfg.hydra.overrides.task]
 
 
 def from_hydra(error: Exception) -> bool:
@@ -363,7 +376,7 @@ def from_hydra(error: Exception) -> bool:
     return type(error).__module__.startswith(("hydra", "omegaconf", "antlr4"))
 
 
-def hydras_word(error: Exception) -> str:
+def explain_hydra_error(error: Exception) -> str:
     """What Hydra could not compose, in one line."""
     if match := re.search(r"Could not (?:override|append|delete|resolve)[^']*'([^']+)'", str(error)):
         key = match[1]
@@ -372,7 +385,7 @@ def hydras_word(error: Exception) -> str:
         whose = f"it belongs to {owner}" if owner else "python -m fourstage.run --cfg job shows what is"
         return f"{key!r} is no setting of the {group} that was chosen; {whose}"
     if match := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", str(error)):
-        return plugin_word(match[1], match[2])
+        return explain_plugin(match[1], match[2])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return "; ".join(lines[:2]) or type(error).__name__
 
@@ -381,12 +394,12 @@ FLAGS_WITH_VALUE = ("-c", "--cfg", "-p", "--package", "-i", "--info", "-cn", "--
                     "-cd", "--config-dir", "--experimental-rerun")  # fmt: skip
 
 
-def overrides_of(argv: Sequence[str]) -> list[str]:
-    """The words that are settings, not flags of Hydra's nor their values."""
+def overrides_in(argv: Sequence[str]) -> list[str]:
+    """The arguments that are settings, without Hydra's flags and their values."""
     return [
-        word
-        for before, word in zip(["", *argv], argv, strict=False)
-        if not word.startswith("-") and before not in FLAGS_WITH_VALUE
+        text
+        for before, text in zip(["", *argv], argv, strict=False)
+        if not text.startswith("-") and before not in FLAGS_WITH_VALUE
     ]
 
 

@@ -1,9 +1,9 @@
 """What the launchers of other packages leave open: a cluster that does not answer, a job whose process dies.
 
-joblib, submitit and Ray give jobs to processes; an exception in a job is kept there (`run.py`). Left out: what
-becomes of the runs (`sweep.py`), and how joblib takes a worker that dies: it gives up on the jobs that are left.
+joblib, submitit and Ray give jobs to processes; an exception in a job is caught there. Left out: how the runs end
+(`runs/gathering.py`), and what joblib does when a worker dies: it abandons the remaining jobs.
 
-    prepare(config)    # before the first job
+    prepare(config, fail_without_folder)    # before the first job
 """
 
 from __future__ import annotations
@@ -16,17 +16,20 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from fourstage.runs.session import say
 from fourstage.stages import UserError
+from fourstage.text import say
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 CONNECT_LIMIT_S = 10
 
+# what is done with a job whose folder cannot be made: its composition with Hydra's part, and the error
+FolderFailed = Callable[["DictConfig", OSError], None]
 
-def prepare(config: DictConfig) -> None:
-    """Make the launcher of a composition with Hydra's part go on where a job dies. Raises UserError."""
+
+def prepare(config: DictConfig, folder_failed: FolderFailed) -> None:
+    """Make the launcher of a composition with Hydra's part continue where a job dies. Raises UserError."""
     target = str(config.hydra.launcher._target_)
     if "joblib" in target:
         importlib.import_module("hydra_plugins.hydra_joblib_launcher._core")
@@ -38,11 +41,14 @@ def prepare(config: DictConfig) -> None:
         launcher: Any = importlib.import_module("hydra_plugins.hydra_ray_launcher._core")
         if not isinstance(launcher.ray, SimpleNamespace):
             launcher.ray = SimpleNamespace(get=_patient(launcher.ray.get, lambda value: value))
-    go_on_without_folders()
+    continue_without_folders(folder_failed)
 
 
 def _choose_cluster(config: DictConfig) -> None:
-    """Ray's own choice is any cluster that runs on this machine, and the launcher gives a setting that none takes."""
+    """Use a cluster only where one is named: by default Ray joins any that runs on this machine.
+
+    The launcher also passes a setting that a running cluster refuses.
+    """
     from omegaconf import open_dict
 
     with open_dict(config):
@@ -54,7 +60,7 @@ def _choose_cluster(config: DictConfig) -> None:
 
 
 def check_address(address: str) -> None:
-    """Raise UserError where nobody listens at Ray's `host:port`: Ray would try for many minutes without a word."""
+    """Raise UserError where no process listens at Ray's `host:port`: Ray would retry silently for many minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdigit():  # local, auto, or ray://host:port with its slashes
         return
@@ -76,26 +82,24 @@ RUN_JOB = (  # the modules of launchers that call Hydra's `run_job`, in the swee
 )
 
 
-def go_on_without_folders() -> None:
-    """In this process, a job whose folder cannot be made leaves a FAILED run and stops no other job."""
+def continue_without_folders(folder_failed: FolderFailed) -> None:
+    """In this process, call `folder_failed` for a job whose folder cannot be made, so that it stops no other job."""
     for name in RUN_JOB:
         module: Any = sys.modules.get(name)
-        if module is not None and not hasattr(module.run_job, "goes_on"):
-            module.run_job = _going_on(module.run_job)
+        if module is not None and not hasattr(module.run_job, "continues"):
+            module.run_job = _continuing(module.run_job, folder_failed)
 
 
-def _going_on(run_job: Callable[..., Any]) -> Callable[..., Any]:
-    def going_on(*args: Any, **kwargs: Any) -> Any:
+def _continuing(run_job: Callable[..., Any], folder_failed: FolderFailed) -> Callable[..., Any]:
+    def continuing(*args: Any, **kwargs: Any) -> Any:
         try:
             return run_job(*args, **kwargs)
         except OSError as error:
-            from fourstage.runs.sweep import cannot_begin
-
-            cannot_begin(kwargs["config"], error)
+            folder_failed(kwargs["config"], error)
             return _nothing()
 
-    going_on.goes_on = True  # type: ignore[attr-defined]
-    return going_on
+    continuing.continues = True  # type: ignore[attr-defined]
+    return continuing
 
 
 def _nothing() -> Any:
@@ -108,7 +112,7 @@ def _nothing() -> Any:
 
 
 def _patient(wait: Callable[..., Any], shape: Callable[[Any], Any]) -> Callable[..., Any]:
-    """`wait` for a job, which gives no value where the job's process died, so that the others are waited for too."""
+    """`wait` for a job, but give no value where the job's process died, so that the other jobs are waited for too."""
     if hasattr(wait, "patient"):  # an earlier sweep of this process
         return wait
 
@@ -117,7 +121,7 @@ def _patient(wait: Callable[..., Any], shape: Callable[[Any], Any]) -> Callable[
             return wait(*args, **kwargs)
         except Exception as error:  # of submitit, of Ray, or what could not be unpickled
             first = next(iter(str(error).splitlines()), "")
-            say(f"warning: a job's process left no answer: {type(error).__name__}: {first}; the others go on")
+            say(f"warning: a job's process left no answer: {type(error).__name__}: {first}; the other jobs continue")
             return shape(_nothing())
 
     patiently.patient = True  # type: ignore[attr-defined]

@@ -540,7 +540,8 @@ def _value(hint: Any, value: Any, path: str) -> Any:
 
 def _text(value: Any, path: str, limits: Any) -> str:
     """A free text, a name or a path. Raises SettingError."""
-    if _fits(float, value):  # of an interpolation or a YAML file: on the command line it is a text (compose.as_written)
+    # of an interpolation or a YAML file: on the command line it is a text (compose.quote_where_needed)
+    if _fits(float, value):
         value = str(value)
     if not isinstance(value, str):
         raise SettingError(

@@ -34,7 +34,7 @@ class Study:
 def find_study(name: str, folders: Sequence[Path]) -> Study:
     """The study of that name in one of the folders. Raises SettingError where none has it, or two have."""
     found = {path.resolve(): path for folder in folders if (path := folder / f"{name}.yaml").is_file()}
-    if len(found) > 1:  # Hydra would take the first without a word
+    if len(found) > 1:  # Hydra would silently take the first
         first, second, *_ = found.values()
         raise SettingError(f"two studies are called {name!r}: {first} and {second}; rename the second, your own")
     if not found:

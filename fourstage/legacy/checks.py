@@ -10,46 +10,40 @@ that are there twice, answers cut at one length, a time per token that is not it
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from fourstage.legacy.reader import END_TOKEN, LegacyRun, Told
+from fourstage.legacy.file_checks import FILE_CHECKS, faults_check, first_few, is_quotient, successful
+from fourstage.legacy.reader import LegacyRun
+from fourstage.legacy.samples import FileFacts
+from fourstage.legacy.weights import FASTEST_BYTES_PER_S, seconds_per_token, weights_of
 from fourstage.records.columns import Floats
 from fourstage.stages import SampleRecord
 from fourstage.stats.trends import Slope, theil_sen
 from fourstage.trust.checks import (
     CHECKS,
     EXPLAINED_LIMIT,
-    NAMED,
     OUTLIER_LIMIT,
-    TRUNCATED_LIMIT,
     UNACCOUNTED_LIMIT,
     Check,
     Evidence,
     Expected,
     Verdict,
-    faults_found,
     nothing_impossible,
     stages_close,
 )
 from fourstage.trust.roofline import Fastest, Shares
 
-# bytes per second of the fastest memory that a device on sale has: HBM3e of NVIDIA's B200 and AMD's MI355X
-FASTEST_MEMORY = 8e12
-BYTES = {"fp32": 4.0, "bf16": 2.0, "fp16": 2.0, "int8": 1.0, "8bit": 1.0, "int4": 0.5, "4bit": 0.5, "nf4": 0.5}
-FEWEST_BITS = ("load_in_4bit", "load_in_8bit")
-BILLIONS = {"eventgpt": 7.0, "videollava": 7.0}  # of parameters, where the name does not say; the published models
-SIZE = re.compile(r"(?<![\d.a-z])(\d{1,3}(?:\.\d+)?)\s*b(?![a-z])", re.IGNORECASE)
-QUOTIENT_LIMIT = 0.02  # by how much a file's time per token may differ from its stage by its tokens
-ALIKE = 3  # so many answers of one, largest length are no chance
-EIGHT = 8  # samples without which nothing is said of a trend
-SPREAD = 10  # tokens between the shortest and the longest answer, likewise
-FLAT = 0.1  # of a token's price by dividing: a line that rises by less does not rise
+FEWEST_ANSWERS = 8  # samples without which nothing is said of a trend
+
+LEAST_SPREAD_TOKENS = 10  # tokens between the shortest and the longest answer, likewise
+
+FLAT_SLOPE = 0.1  # of a token's price by dividing: a line that rises by less does not rise
 
 AS_IT_IS = ("something_succeeded", "not_truncated", "outliers_named", "no_drift")
+
 NOT_IN_A_FILE = {
     "vision_runs_once": "the file does not count calls of the tower",
     "staged_equals_own": "the model is not here to ask",
@@ -62,6 +56,7 @@ NOT_IN_A_FILE = {
     "precise_enough": "nothing was asked for",
     "machine_quiet": "the file does not say what else ran",
 }
+
 # what a run would have been composed of; the checks that look at it are not possible on a file
 NOTHING_EXPECTED = Expected("fp32", "float32", (), 0, 1, 0, "natural", 1, 0)
 
@@ -78,7 +73,7 @@ def check_legacy(run: LegacyRun) -> list[Check]:
             checks.append(check(evidence))
         else:
             checks.append(_not_in_a_file(check(evidence), NOT_IN_A_FILE.get(name, "a file does not show it")))
-    return [*checks, *(check(run) for check in OF_A_FILE)]
+    return [*checks, *(check(run) for check in FILE_CHECKS)]
 
 
 def _not_in_a_file(check: Check, why: str) -> Check:
@@ -109,23 +104,19 @@ def _unseparated(run: LegacyRun) -> bool:
 def _line(tokens: Floats, seconds: Floats) -> Slope | None:
     """Seconds over tokens; None where answers are too few, or too much alike."""
     counts = np.unique(tokens)
-    if len(tokens) < EIGHT or len(counts) < 3 or counts[-1] - counts[0] < SPREAD:
+    if len(tokens) < FEWEST_ANSWERS or len(counts) < 3 or counts[-1] - counts[0] < LEAST_SPREAD_TOKENS:
         return None
     return theil_sen(tokens, seconds)
-
-
-def _done(run: LegacyRun) -> list[tuple[SampleRecord, Told]]:
-    return [(record, told) for record, told in zip(run.records, run.told, strict=True) if record.ok]
 
 
 def as_planned(run: LegacyRun, evidence: Evidence) -> Check:
     """Every sample of which the file speaks has a result."""
     failed = [record.key for record in run.records if not record.ok]
     count, sentence = len(run.records), "the records are those of the planned samples, each once, failures among them"
-    claimed = run.told_samples if run.told_samples is not None else count
+    claimed = run.claimed_samples if run.claimed_samples is not None else count
     keys = len({record.key for record in run.records})
     verdict: Verdict = "fail" if claimed not in (count, keys) else "warn" if failed else "pass"
-    detail = f"failed: {_named(failed)}" if failed else ""
+    detail = f"failed: {first_few(failed)}" if failed else ""
     if verdict == "fail":
         detail = f"the file speaks of {claimed} samples and has {count}" + (f"; {detail}" if detail else "")
     found, limit = f"{count} records, {len(failed)} failed", f"{claimed} records"
@@ -139,12 +130,12 @@ def stages_measured(run: LegacyRun, evidence: Evidence) -> Check:
     names = list(run.stage_of.values())
     zero = [
         f"{record.key} {names[i]}"
-        for record, told in _done(run)
-        for i, seconds in enumerate(told.stage_s)
+        for record, facts in successful(run)
+        for i, seconds in enumerate(facts.stage_s)
         if seconds == 0
     ]
     apart = "the file does not time encode and decode apart" if _unseparated(run) else ""
-    return _faults(run, "stages_measured", "every stage of a successful sample took measurable time", zero, apart)
+    return faults_check(run, "stages_measured", "every stage of a successful sample took measurable time", zero, apart)
 
 
 def closes(run: LegacyRun, evidence: Evidence) -> Check:
@@ -154,7 +145,7 @@ def closes(run: LegacyRun, evidence: Evidence) -> Check:
         return check
     off = [
         f"{record.key}: stages sum to {record.total_s:.3g} s, the file's total is {record.end_to_end_s:.3g} s"
-        for record, _ in _done(run)
+        for record, _ in successful(run)
         if record.total_s is not None
         and record.end_to_end_s is not None
         and abs(record.end_to_end_s - record.total_s) > UNACCOUNTED_LIMIT * record.end_to_end_s
@@ -162,7 +153,9 @@ def closes(run: LegacyRun, evidence: Evidence) -> Check:
     if not off:
         return check
     what = f"of the samples leave more than {UNACCOUNTED_LIMIT:.0%} of their time in no stage"
-    return replace(check, verdict="warn", value=len(off) / len(_done(run)), limit=0.0, detail=_named(off), what=what)
+    return replace(
+        check, verdict="warn", value=len(off) / len(successful(run)), limit=0.0, detail=first_few(off), what=what
+    )
 
 
 def _evidence_as_read(run: LegacyRun) -> Evidence:
@@ -171,24 +164,26 @@ def _evidence_as_read(run: LegacyRun) -> Evidence:
 
 def counts_are_the_ids(run: LegacyRun, evidence: Evidence) -> Check:
     """The count is the ids', without the prompt, and the text can be made of so many tokens."""
-    faults = [f"{record.key}: {fault}" for record, told in _done(run) if (fault := _count_fault(record, told))]
-    counted = any(record.output_tokens is not None for record, _ in _done(run))
+    faults = [f"{record.key}: {fault}" for record, facts in successful(run) if (fault := _count_fault(record, facts))]
+    counted = any(record.output_tokens is not None for record, _ in successful(run))
     name, sentence = "counts_are_the_ids", "token counts, ids and text agree, without the prompt"
     if not counted and any(record.ok for record in run.records):
         return Check(name, sentence, "not possible", None, None, "the file has neither token counts nor ids")
-    return _faults(run, name, sentence, faults)
+    return faults_check(run, name, sentence, faults)
 
 
-def _count_fault(record: SampleRecord, told: Told) -> str:
+def _count_fault(record: SampleRecord, facts: FileFacts) -> str:
     """What is wrong with a sample's count; "" where nothing is."""
-    count, ids, prompt = record.output_tokens, len(record.output_ids), told.prefill_length
+    count, ids, prompt = record.output_tokens, len(record.output_ids), facts.prefill_length
     if count is None:
         return ""
     if record.output and record.question and record.output.startswith(record.question):
         return "the output begins with the question"
     if ids and count != ids:
         with_prompt = prompt is not None and count == ids + prompt
-        return f"{count} tokens told, {ids} ids" + (f": it includes the {prompt} of the prompt" if with_prompt else "")
+        return f"{count} tokens stated, {ids} ids" + (
+            f": it includes the {prompt} of the prompt" if with_prompt else ""
+        )
     if record.output is not None:
         # LLaMA's tokens hold no inner space, so a word is at least one; a token is at least a byte, of which the
         # begin and end tokens have none
@@ -197,10 +192,10 @@ def _count_fault(record: SampleRecord, told: Told) -> str:
             return f"{count} tokens for a text of {words} words"
         if count > most:
             return f"{count} tokens for a text of {most - 2} bytes{_of_prompt(count, prompt)}"
-    steps_s = told.stage_s[-1] if len(told.stage_s) == 5 else None
-    if prompt and steps_s and told.mean_token_s and count > prompt:
-        quotient = _agrees(told.mean_token_s, steps_s, count)
-        if not quotient and _agrees(told.mean_token_s, steps_s, count - prompt):
+    steps_s = facts.stage_s[-1] if len(facts.stage_s) == 5 else None
+    if prompt and steps_s and facts.mean_token_s and count > prompt:
+        quotient = is_quotient(facts.mean_token_s, steps_s, count)
+        if not quotient and is_quotient(facts.mean_token_s, steps_s, count - prompt):
             return f"{count} tokens{_of_prompt(count, prompt)}, as the file's time per token shows"
     return ""
 
@@ -209,30 +204,21 @@ def _of_prompt(count: int, prompt: int | None) -> str:
     return f": it includes the {prompt} of the prompt" if prompt and count > prompt else ""
 
 
-def _agrees(mean_s: float, steps_s: float, tokens: int) -> bool:
-    """Whether this is the stage by its tokens, or by its steps, which are one fewer; the unit may be another."""
-    return any(
-        abs(mean_s * factor * divisor / steps_s - 1) <= QUOTIENT_LIMIT
-        for factor in (1.0, 1000.0, 0.001)
-        for divisor in (tokens, tokens - 1)
-    )
-
-
 def explains(run: LegacyRun, evidence: Evidence) -> Check:
     """The last stage's seconds over its tokens are a line, which rises, and by what a token takes where that is known.
 
     A prompt in the counts moves the line away from the origin: then a token costs more by the line than by quotient.
     """
     name, sentence = "tokens_explain_time", "the time of the last stage is explained by the number of tokens"
-    known = [(record, told.stage_s[-1]) for record, told in _done(run) if record.output_tokens is not None]
+    known = [(record, facts.stage_s[-1]) for record, facts in successful(run) if record.output_tokens is not None]
     tokens = np.array([record.output_tokens for record, _ in known], dtype=np.float64)
     seconds = np.array([time for _, time in known])
     if (line := _line(tokens, seconds)) is None:
-        why = f"{len(known)} answers, at least {EIGHT} of several lengths are needed"
+        why = f"{len(known)} answers, at least {FEWEST_ANSWERS} of several lengths are needed"
         return Check(name, sentence, "not possible", None, None, why)
     by_count = f"{1000 * line.slope:.3g} ms a token by the line through all answers"
     price = float(np.median(seconds / np.maximum(tokens, 1)))
-    if line.high < FLAT * price:
+    if line.high < FLAT_SLOPE * price:
         flat = f"more tokens do not take longer: {by_count}"
         return Check(name, sentence, "fail", 1000 * line.slope, None, flat, "more for each token", unit="ms")
     if line.low <= 0:
@@ -246,23 +232,27 @@ def explains(run: LegacyRun, evidence: Evidence) -> Check:
     far = np.abs(seconds - expected) > EXPLAINED_LIMIT * np.abs(expected)
     share = float(far.mean())
     verdict: Verdict = "fail" if share > OUTLIER_LIMIT else "warn" if share else "pass"
-    told = [
+    outlying = [
         f"{known[i][0].key}: {tokens[i]:.0f} tokens in {seconds[i]:.3g} s, the others tell {expected[i]:.3g} s"
         for i in np.flatnonzero(far)
     ]
     what, limit = f"of answers are more than {EXPLAINED_LIMIT:.0%} off the line through all", OUTLIER_LIMIT
     if verdict == "warn":
         limit = 0.0  # fewer than those that fail, and still to be looked at
-    return Check(name, sentence, verdict, share, limit, _named(told), what, "at most", "share")
+    return Check(name, sentence, verdict, share, limit, first_few(outlying), what, "at most", "share")
 
 
 def possible(run: LegacyRun, evidence: Evidence) -> Check:
     """A token needs every weight once, and no memory is faster than the fastest on sale."""
-    billions, width, why = _weights(run)
+    billions, width, why = weights_of(run)
     if why:
         return nothing_impossible(replace(evidence, shares=None, no_shares=why))
-    floor_s = billions * 1e9 * width / FASTEST_MEMORY
-    prices = {record.key: price for record, told in _done(run) if (price := _token_s(record, told)) is not None}
+    floor_s = billions * 1e9 * width / FASTEST_BYTES_PER_S
+    prices = {
+        record.key: price
+        for record, facts in successful(run)
+        if (price := seconds_per_token(record, facts)) is not None
+    }
     fastest = min(prices.items(), key=lambda item: item[1], default=None)
     found = {"decode": Fastest(fastest[0], fastest[1], floor_s)} if fastest else {}
     check = nothing_impossible(replace(evidence, shares=Shares(None, None, None, None, found)))
@@ -270,99 +260,9 @@ def possible(run: LegacyRun, evidence: Evidence) -> Check:
         return replace(check, detail="no sample has both a time and two tokens")
     assumed = (
         f"a token, if {billions:g}e9 parameters of {width:g} bytes are read once for each at "
-        f"{FASTEST_MEMORY / 1e12:g} TB/s"
+        f"{FASTEST_BYTES_PER_S / 1e12:g} TB/s"
     )
     return replace(check, detail=f"{check.detail} {assumed}")
-
-
-def _weights(run: LegacyRun) -> tuple[float, float, str]:
-    """Billions of parameters, bytes of each, and why that is not known."""
-    params = run.params
-    text = " ".join((run.model, *(value for key, value in params.items() if key.endswith(("path", "model")))))
-    named = SIZE.search(text.replace("-", " ").replace("_", " "))
-    billions = float(named[1]) if named else BILLIONS.get(run.model, 0.0)
-    if not billions:
-        return 0.0, 0.0, f"how many parameters {run.model} has is not known: its name has no size such as 7b"
-    if params.get("batch_size", "1") != "1":
-        return 0.0, 0.0, "a batch reads the weights once for all of its samples"
-    precision = params.get("precision", "")
-    bits = [key for key in FEWEST_BITS if params.get(f"config.{key}") == "true"]
-    if bits:
-        precision = bits[0].removeprefix("load_in_")
-    if precision and precision not in BYTES:
-        return 0.0, 0.0, f"how many bytes a parameter has as {precision} is not known"
-    return billions, BYTES.get(precision, 2.0), ""
-
-
-def _token_s(record: SampleRecord, told: Told) -> float | None:
-    """Seconds of a token, at the most: what else is in the last stage makes it longer."""
-    if record.output_tokens is None or record.output_tokens < 2 or not told.stage_s:
-        return None
-    # where prefill is apart, it made the first token
-    return told.stage_s[-1] / (record.output_tokens - (len(told.stage_s) == 5))
-
-
-def values_usable(run: LegacyRun) -> Check:
-    """Nulls are told; what no measurement can give, such as a time below 0, says that the writer is broken."""
-    sentence = "no value of the file is missing, and each can be one"
-    rows = list(zip(run.records, run.told, strict=True))
-    faults = [f"{record.key}: {record.error}" for record, told in rows if told.fault == "value"]
-    missing = [f"{record.key}: {record.error}" for record, told in rows if told.fault == "missing"]
-    verdict: Verdict = "fail" if faults else "warn" if missing else "pass"
-    count, what = len(faults) + len(missing), "missing or unusable values"
-    return Check("values_usable", sentence, verdict, count, 0, _named([*faults, *missing]), what, "at most")
-
-
-def rows_once(run: LegacyRun) -> Check:
-    """A measurement made twice has other times; with the same ones it is one, counted twice."""
-    sentence = "no measurement is in the file twice"
-    seen: set[tuple[str, tuple[float, ...]]] = set()
-    twice = []
-    for record, told in _done(run):
-        if (record.key, told.stage_s) in seen:
-            twice.append(record.key)
-        seen.add((record.key, told.stage_s))
-    return _faults(run, "rows_once", sentence, twice)
-
-
-def lengths_differ(run: LegacyRun) -> Check:
-    """Many answers of one length, the largest, were cut there: their counts and times are the limit's."""
-    name, sentence = "lengths_differ", "answers are not cut at one length"
-    counted = [record for record, _ in _done(run) if record.output_tokens is not None]
-    if not counted:
-        return Check(name, sentence, "not possible", None, None, "no sample has a token count")
-    most = max(record.output_tokens or 0 for record in counted)
-    cut = [record for record in counted if record.output_tokens == most and not _ended(record)]
-    share = len(cut) / len(counted) if len(cut) >= ALIKE else 0.0
-    verdict: Verdict = "warn" if share > TRUNCATED_LIMIT else "pass"
-    detail = f"{len(cut)} of {len(counted)} end at {most} tokens, in the middle of a text" if verdict == "warn" else ""
-    what = "of answers end at the largest length, in the middle of a text"
-    return Check(name, sentence, verdict, share, TRUNCATED_LIMIT, detail, what, "at most", "share")
-
-
-def _ended(record: SampleRecord) -> bool:
-    """By its end token; without ids, by the end of a sentence."""
-    if record.output_ids:
-        return record.output_ids[-1] == END_TOKEN
-    return record.output is not None and record.output.rstrip().endswith((".", "!", "?", '"', "。"))
-
-
-def own_quotient(run: LegacyRun) -> Check:
-    """A file's time per token is its stage by its tokens."""
-    name, sentence = "own_quotient", "the file's time per token is its last stage by its tokens"
-    told_it = [
-        (record, told, told.mean_token_s)
-        for record, told in _done(run)
-        if told.mean_token_s is not None and told.stage_s and record.output_tokens
-    ]
-    if not told_it:
-        return Check(name, sentence, "not possible", None, None, "the file has no time per token")
-    off = [
-        f"{record.key}: {1000 * mean_s:.3g} ms told, {told.stage_s[-1]:.3g} s by {record.output_tokens} tokens"
-        for record, told, mean_s in told_it
-        if not (told.stage_s[-1] and _agrees(mean_s, told.stage_s[-1], record.output_tokens or 0))
-    ]
-    return _faults(run, name, sentence, off)
 
 
 OWN: Mapping[str, Callable[[LegacyRun, Evidence], Check]] = {
@@ -373,17 +273,3 @@ OWN: Mapping[str, Callable[[LegacyRun, Evidence], Check]] = {
     "tokens_explain_time": explains,
     "nothing_impossible": possible,
 }
-OF_A_FILE: tuple[Callable[[LegacyRun], Check], ...] = (values_usable, rows_once, lengths_differ, own_quotient)
-
-
-def _faults(run: LegacyRun, name: str, sentence: str, faults: list[str], seen: str = "") -> Check:
-    """Fails on any fault; without a successful sample it cannot be made."""
-    if not any(record.ok for record in run.records):
-        return Check(name, sentence, "not possible", None, None, "no sample succeeded")
-    return faults_found(name, sentence, len(faults), "; ".join(filter(None, (_named(faults), seen))))
-
-
-def _named(found: list[str]) -> str:
-    """The first few, each once, and how many more."""
-    told = list(dict.fromkeys(found))
-    return "; ".join(told[:NAMED]) + (f" and {len(told) - NAMED} more" if len(told) > NAMED else "")

@@ -1,27 +1,22 @@
-"""Hand-made result files among our runs: one run for each model of the file, with the same checks.
+"""Old result files in the store: one run for each model of the file, with the checks of a new run.
 
-python -m fourstage.ingest file=results.json              # then python -m fourstage.compare
-python -m fourstage.ingest file=results.json unit=ms      # where the file does not show the unit of its times
-python -m fourstage.ingest file=results.json uri=http://host:5000 experiment=old name=march
-
-The layouts that can be read are in `reader.py`. `name` stands for the file's in the names of the runs. A file
-that is in the store already is left alone, unless `again=true`. Exit codes: 0 the runs are there; 1 a model of the
-file has no result, or recording failed; 2 the command or the file cannot be used; 130 after Ctrl-C.
+The layouts that can be read are in `layouts.py`. A file that is in the store already is left alone, unless asked again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from fourstage.cli.command import parse_words, run_command
 from fourstage.config.schema import SettingError
-from fourstage.legacy.reader import LegacyRun, NoResultsError, read_legacy, shown
+from fourstage.exit_codes import FAILED
+from fourstage.legacy.keys import shown
+from fourstage.legacy.layouts import NoResultsError
+from fourstage.legacy.reader import LegacyRun, read_legacy
 from fourstage.paths import readable_file
 from fourstage.stages import UserError
 from fourstage.text import line, say
@@ -33,58 +28,33 @@ if TYPE_CHECKING:
     from fourstage.tracking.writer import TrackedRun
     from fourstage.trust.checks import Check
 
-FAILED, UNUSABLE, INTERRUPTED = 1, 2, 130
-SHOWN = 10_000  # samples whose metrics and texts the UI shows; records.parquet has all
-WORDS = {
-    "file": "",
-    "unit": "",
-    "uri": "sqlite:///mlruns/mlflow.db",
-    "experiment": "fourstage",
-    "name": "",
-    "again": "false",
-}
 
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Gives the exit code."""
-
-    def command(words: Sequence[str]) -> int:
-        try:
-            return ingest(parse_words(words, WORDS))
-        except NoResultsError as error:
-            return _complain(str(error), FAILED)
-        except KeyboardInterrupt:
-            return _complain("interrupted", INTERRUPTED)
-
-    return run_command(__doc__, argv, command)
-
-
-def ingest(words: Mapping[str, str]) -> int:
+def ingest(given: Mapping[str, str]) -> int:
     """Read the file and leave its runs in the store. Gives the exit code; raises UserError before anything is there."""
-    if not words["file"]:
+    if not given["file"]:
         raise SettingError("which file? file=results.json")
-    if words["again"] not in ("true", "false"):
-        raise SettingError(f"again={words['again']}: expected again=true or again=false")
-    path = readable_file(words["file"], "file")
-    runs, digest = read_file(path, words["unit"])
+    if given["again"] not in ("true", "false"):
+        raise SettingError(f"again={given['again']}: expected again=true or again=false")
+    path = readable_file(given["file"], "file")
+    runs, digest = read_file(path, given["unit"])
     if not any(record.ok for run in runs for record in run.records):
         failed = [record for run in runs for record in run.records]
         raise NoResultsError(f"{path}: no results: all {len(failed)} failed, the first by: {failed[0].error}")
 
     from fourstage.tracking.store import Destination, open_store
 
-    where = Destination(words["uri"], None, words["experiment"])
+    where = Destination(given["uri"], None, given["experiment"])
     open_store(where)  # made where it is missing
     there = _there(where, digest)
     sweep = f"{path.stem}-{digest[:8]}"
-    if words["again"] == "true" and there:
+    if given["again"] == "true" and there:
         sweep += f"-{1 + len({run.tags['fourstage.sweep'] for run in there})}"
         there = []
     present = {run.params.get("model.name", ""): run for run in reversed(there)}
     for model, run in present.items():
         there_already = f"{model} of {shown(path)} is there already: run {run.name}  id {run.run_id}"
         print(line(f"{there_already}; again=true takes it in again"))
-    origin = Origin(path, digest, sweep, words["name"] or shown(path.stem))
+    origin = Origin(path, digest, sweep, given["name"] or shown(path.stem))
     new = [(job, run) for job, run in enumerate(runs) if run.model not in present]
     if new:
         _print_reading(path, runs)
@@ -111,9 +81,9 @@ def _print_reading(path: Path, runs: Sequence[LegacyRun]) -> None:
 
 def _alike(notes: Mapping[str, tuple[str, ...]]) -> dict[tuple[str, ...], list[str]]:
     found: dict[tuple[str, ...], list[str]] = {}
-    for model, told in notes.items():
-        if told:
-            found.setdefault(told, []).append(model)
+    for model, lines in notes.items():
+        if lines:
+            found.setdefault(lines, []).append(model)
     return found
 
 
@@ -185,14 +155,14 @@ def _take_in(where: Destination, legacy: LegacyRun, origin: Origin, job: int) ->
         run = TrackedRun.start(where, name, legacy.params, _tags(legacy, origin, job))
         try:
             columns = Columns.read(file.path).measured
-            told = [check for check in checks if check.id not in NOT_IN_A_FILE]
-            print_run(name, run.run_id, done, file, columns, told, {}, where.uri)
+            possible = [check for check in checks if check.id not in NOT_IN_A_FILE]
+            print_run(name, run.run_id, done, file, columns, possible, {}, where.uri)
             if generate := _of_the_file(legacy).get("generate_s.median"):
                 console().print(f"generate, which is encode and decode together: median {seconds(generate)}")
             _record(run, legacy, origin, checks, columns, file.path)
             status = done
         except UserError as error:
-            _complain(f"{error}; not all of the run was recorded", FAILED)
+            say(f"error: {error}; not all of the run was recorded")
         except KeyboardInterrupt:
             status = "KILLED"
             raise
@@ -204,9 +174,10 @@ def _take_in(where: Destination, legacy: LegacyRun, origin: Origin, job: int) ->
 def _record(
     run: TrackedRun, legacy: LegacyRun, origin: Origin, checks: Sequence[Check], columns: Columns, records: Path
 ) -> None:
-    """Everything that a run of ours leaves, as far as a file has it; no traces, since nobody saw the samples pass."""
+    """Everything that a run of ours leaves, as far as a file has it; no traces, since a file has no start times."""
     from fourstage.records.quality import quality
     from fourstage.records.summary import summarise_run
+    from fourstage.tracking.deliver import SHOWN
     from fourstage.trust.checks import as_dict, as_tags
 
     name = legacy.params.get("dataset.name", origin.path.stem)
@@ -240,20 +211,20 @@ def _of_the_file(legacy: LegacyRun) -> dict[str, float]:
     from fourstage.records.summary import summarise
 
     figures: dict[str, float] = {}
-    told = [told for record, told in zip(legacy.records, legacy.told, strict=True) if record.ok]
-    if "generate" in legacy.stage_of.values() and told:
-        summary = summarise([sample.stage_s[-1] for sample in told])
+    samples = [facts for record, facts in zip(legacy.records, legacy.facts, strict=True) if record.ok]
+    if "generate" in legacy.stage_of.values() and samples:
+        summary = summarise([sample.stage_s[-1] for sample in samples])
         figures |= {f"generate_s.{figure}": getattr(summary, figure) for figure in DISTRIBUTION}
-    if prompts := [sample.prefill_length for sample in told if sample.prefill_length is not None]:
+    if prompts := [sample.prefill_length for sample in samples if sample.prefill_length is not None]:
         figures[TOKENS_IN.metric] = fmean(prompts)
     return figures
 
 
 def _tags(legacy: LegacyRun, origin: Origin, job: int) -> dict[str, str]:
-    import fourstage
+    from fourstage.version import __version__
 
     return {
-        "fourstage.version": fourstage.__version__,
+        "fourstage.version": __version__,
         "fourstage.ingested": "true",
         "fourstage.file": str(origin.path),
         "fourstage.file_hash": origin.digest,
@@ -264,12 +235,3 @@ def _tags(legacy: LegacyRun, origin: Origin, job: int) -> dict[str, str]:
         "fourstage.sweep": origin.sweep,
         "fourstage.job": str(job),
     }
-
-
-def _complain(message: str, code: int) -> int:
-    say(f"error: {message}")
-    return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

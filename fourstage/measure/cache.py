@@ -2,7 +2,7 @@
 
 It is filled before the measurement, each sample's filling timed by itself, and each record says which stages it
 served: a cached stage is one that was not done, never a fast one. `cache=frames` serves `load`; `cache=tensors` also
-the images' part of `preprocess`, while the question is tokenised each time. Tensors are kept in host memory, so their
+the images' part of `preprocess`, while the question is tokenised each time. Tensors stay in host memory, so their
 copy to the device stays in `preprocess`. The vision encoder is never cached: what it makes is what is measured.
 
     pipeline, filled = with_cache(config, pipeline, samples)   # the pipeline itself for cache=none
@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from fourstage.config.schema import Config
-from fourstage.measure.loop import Timing
+from fourstage.measure.clock import Timing
 from fourstage.measure.protocol import timing_of
 from fourstage.models.base import StagedPipeline
 from fourstage.records.units import amount
@@ -36,7 +36,7 @@ class Entry:
     """One sample in the cache."""
 
     media: Media
-    pixels: Tensor | None  # [images, 3, S, S] in the run's dtype, in host memory; None where only images are kept
+    pixels: Tensor | None  # [images, 3, S, S] in the run's dtype, in host memory; None where only images are cached
 
     @property
     def size_bytes(self) -> int:
@@ -46,7 +46,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Filled:
-    """What is kept, and what filling took: metrics and tags of the run."""
+    """What is cached, and what filling took: metrics and tags of the run."""
 
     entries: Mapping[str, Entry] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -54,12 +54,12 @@ class Filled:
 
 
 class CachedPipeline:
-    """A pipeline that takes what it can from the cache. Whatever is not said here is the pipeline's own."""
+    """A pipeline that takes what it can from the cache. All else is the inner pipeline's."""
 
     def __init__(self, inner: StagedPipeline, entries: Mapping[str, Entry]):
         self.inner = inner
         self._entries = entries  # by the sample's key
-        # by the very object: a copy with other pixels, as audits make it, is none of ours
+        # by the very object: a copy with other pixels, as audits make it, is not cached
         self._pixels = {id(entry.media): entry.pixels for entry in entries.values() if entry.pixels is not None}
 
     def __getattr__(self, name: str) -> Any:
@@ -67,7 +67,7 @@ class CachedPipeline:
 
     def load(self, sample: Sample) -> Media:
         entry = self._entries.get(sample.key)
-        return entry.media if entry else self.inner.load(sample)  # what could not be read tells its fault again
+        return entry.media if entry else self.inner.load(sample)  # what could not be read raises its error again
 
     def files(self, sample: Sample) -> list[Path]:
         """None for a sample that is cached: `load` opens no file."""
@@ -78,7 +78,7 @@ class CachedPipeline:
             return self.inner.preprocess(media, questions)
         device = self.inner.facts.device
         pixels = [
-            kept.to(device) if (kept := self._pixels.get(id(item))) is not None else self.inner.pixels([item])
+            cached.to(device) if (cached := self._pixels.get(id(item))) is not None else self.inner.pixels([item])
             for item in media
         ]
         return self.inner.inputs(pixels[0] if len(pixels) == 1 else torch.cat(pixels), media, questions)
@@ -88,7 +88,7 @@ def with_cache(config: Config, pipeline: StagedPipeline, samples: Sequence[Sampl
     """The pipeline behind the cache that `config` asks for, filled, and what that took.
 
     Raises UserError where the samples do not fit into memory. A sample that cannot be read is left out: its fault
-    is told on its record.
+    goes on its record.
     """
     if config.cache == "none":
         return pipeline, Filled()
@@ -104,7 +104,7 @@ def with_cache(config: Config, pipeline: StagedPipeline, samples: Sequence[Sampl
 
 
 def behind(filled: Filled, pipeline: StagedPipeline) -> StagedPipeline:
-    """The pipeline, with what is kept of the samples in front of it."""
+    """The pipeline behind the entries of the cache."""
     return cast(StagedPipeline, CachedPipeline(pipeline, filled.entries)) if filled.entries else pipeline
 
 
@@ -118,7 +118,7 @@ def fill(
 ) -> dict[str, Entry]:
     """An entry of each sample that can be read, by its key, with its files as the protocol wants them before.
 
-    Raises UserError as soon as what is held tells that the rest will not fit into memory.
+    Raises UserError as soon as the entries so far show that the rest will not fit into memory.
     """
     entries: dict[str, Entry] = {}
     held = 0
@@ -129,7 +129,7 @@ def fill(
                 _entry(pipeline, sample, stages, timing)
                 warmed = True
             entry = _entry(pipeline, sample, stages, timing)
-        except Exception:  # whatever it is, the measurement reads the sample again and tells it on the record
+        except Exception:  # the measurement reads the sample again and records the error
             continue
         entries[sample.key] = entry
         held += entry.size_bytes

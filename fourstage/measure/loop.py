@@ -1,7 +1,7 @@
-"""The clock, and the loop over samples: what is timed, what is not, what goes on the record.
+"""The loop over samples: what is timed, what is not, what goes on the record.
 
 One monotonic clock is read at the borders of the stages, each time after the device has finished; a pair of
-readings of another clock takes the sample end to end, so that the books can be closed. Nothing else happens
+readings of another clock takes the sample end to end, so that time outside the stages is seen. Nothing else happens
 between the first and the last reading: no logging, no printing, no counting of memory.
 
     for record in measure(pipeline, plan, sampling, Timing(device), batch_size=1):
@@ -10,16 +10,12 @@ between the first and the last reading: no logging, no printing, no counting of 
 
 from __future__ import annotations
 
-import hashlib
-import random
-import statistics
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from itertools import takewhile
-from typing import Protocol, TypeGuard
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeGuard
 
+from fourstage.measure.clock import GpuReading, Stopwatch, Timing
+from fourstage.measure.plan import Planned, batches
 from fourstage.stages import (
     STAGES,
     Fill,
@@ -27,223 +23,16 @@ from fourstage.stages import (
     MeasurementError,
     Media,
     Pipeline,
-    Sample,
     SampleRecord,
     Sampling,
 )
-
-WARMUP_TOKENS = 16  # enough to pass through every kind of step; the rest would only take longer
-STABLE_ROUNDS = 3
-
-
-class Device(Protocol):
-    """What a measurement needs of the device."""
-
-    def synchronise(self) -> None: ...
-
-    def seed(self, seed: int) -> None: ...
-
-    def reset_peak_memory(self) -> None: ...
-
-    def peak_memory_bytes(self) -> int | None: ...
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One measurement to be made: a sample, the question asked of it, its place and its seed."""
-
-    sample: Sample
-    question: str
-    position: int  # in the run, from 0
-    repeat: int
-    seed: int
-    role: str = "sample"
-    round: int = 0  # of the sweep
-
-
-class GpuReading(Protocol):
-    """What is put on the record of a GPU after a sample (`environment.GpuState`)."""
-
-    @property
-    def sm_clock_mhz(self) -> int | None: ...
-
-    @property
-    def power_w(self) -> float | None: ...
-
-    @property
-    def temperature_c(self) -> int | None: ...
-
-    @property
-    def throttle_reasons(self) -> tuple[str, ...] | None: ...
-
-
-@dataclass
-class Stopwatch:
-    """Seconds of each stage and of each token, for one batch."""
-
-    device: Device
-    clock: Callable[[], float]
-    stage_s: dict[str, float] = field(default_factory=dict)
-    token_at: list[float] = field(default_factory=list)
-    stage_at: dict[str, float] = field(default_factory=dict)
-    current: str = STAGES[0]
-
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        self.current = name
-        start = self.stage_at[name] = self.now()
-        yield
-        self.stage_s[name] = self.now() - start
-
-    def tick(self) -> None:
-        self.token_at.append(self.now())
-
-    def share(self, stage: str, samples: int) -> float | None:
-        """Seconds of a stage for each of the batch's samples; None where it was not reached."""
-        return self.stage_s[stage] / samples if stage in self.stage_s else None
-
-    def now(self) -> float:
-        self.device.synchronise()
-        return self.clock()
-
-
-@dataclass(frozen=True)
-class Timing:
-    """The device and the clocks that a measurement reads; tests give their own."""
-
-    device: Device
-    clock: Callable[[], float] = time.perf_counter
-    end_to_end_clock: Callable[[], float] = time.monotonic
-    wall_clock: Callable[[], float] = time.time
-    prepare_files: Callable[[Sample], float | None] = lambda _: None  # before a sample; share in the page cache
-    read_gpu: Callable[[], GpuReading | None] = lambda: None  # after a sample
-    tell: Callable[[Exception], None] = lambda _: None  # what a stage raised, outside of what is timed
-
-    def stopwatch(self) -> Stopwatch:
-        return Stopwatch(self.device, self.clock)
-
-
-def plan(
-    samples: Sequence[Sample],
-    questions: Sequence[str],
-    repeats: int,
-    seed: int,
-    order: str = "as_is",
-    sentinel: int = 0,
-) -> list[Planned]:
-    """Every sample `repeats` times, round by round (see `plan_round`)."""
-    planned: list[Planned] = []
-    for repeat in range(repeats):
-        planned += plan_round(samples, questions, repeat, seed, order, sentinel, start=len(planned))
-    return planned
-
-
-def plan_round(
-    samples: Sequence[Sample],
-    questions: Sequence[str],
-    repeat: int,
-    seed: int,
-    order: str = "as_is",
-    sentinel: int = 0,
-    start: int = 0,
-    of_sweep: int = 0,
-) -> list[Planned]:
-    """One round over all samples, from position `start`; after each `sentinel` of them the first one again.
-
-    A sample's seed depends on nothing but seed, key and repeat, so that order and subset change no answer (a batch
-    has one seed, its first sample's, which is on the record of each).
-    `order="shuffled"` draws a new order each round from `seed`.
-    """
-    pairs = list(zip(samples, questions, strict=True))
-    watched = pairs[0]
-    if order == "shuffled":
-        random.Random(f"{seed}:{repeat}").shuffle(pairs)
-    planned: list[Planned] = []
-
-    def add(pair: tuple[Sample, str], role: str) -> None:
-        sample, question = pair
-        seed_of_sample = sample_seed(seed, sample.key, repeat)
-        planned.append(Planned(sample, question, start + len(planned), repeat, seed_of_sample, role, of_sweep))
-
-    for number, pair in enumerate(pairs, start=1):
-        add(pair, "sample")
-        if sentinel and number % sentinel == 0:
-            add(watched, "sentinel")
-    return planned
-
-
-def sample_seed(seed: int, key: str, repeat: int) -> int:
-    """A seed of 63 bits: the same for the same sample in any order and in any subset of a dataset."""
-    digest = hashlib.sha256(f"{seed}:{key}:{repeat}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-@dataclass(frozen=True)
-class WarmUp:
-    """What became of one shape's warm-up."""
-
-    rounds: int
-    stable: bool
-
-
-def whole_batches(planned: Sequence[Planned], done: int, batch_size: int) -> int:
-    """How many of the first `done` planned measurements are whole batches: a batch shares its time and its seed."""
-    counted = 0
-    for batch in _batches(planned, batch_size):
-        if counted + len(batch) > done:
-            break
-        counted += len(batch)
-    return counted
-
-
-def warm_up(
-    pipeline: Pipeline,
-    planned: Sequence[Planned],
-    sampling: Sampling,
-    timing: Timing,
-    batch_size: int,
-    limit: int,
-    tolerance: float = 0.1,
-) -> dict[str, WarmUp]:
-    """Run the first batch of each shape of input until its time is stable, `limit` rounds at most, off the record.
-
-    Stable: the last three rounds lie within `tolerance` of their median. A faulty
-    batch is passed over for the next of its shape: its fault goes on the record when it is measured.
-    """
-    short = replace(sampling, max_new_tokens=min(sampling.max_new_tokens, WARMUP_TOKENS))
-    done: dict[str, WarmUp] = {}
-    for batch in _batches(planned, batch_size):
-        shape = _shape(batch)
-        if shape in done and done[shape].rounds:
-            continue
-        totals: list[float] = []
-        while len(totals) < limit and not _stable(totals, tolerance):
-            records = measure_batch(pipeline, batch, short, timing)
-            if not all(record.ok for record in records):
-                break
-            totals.append(sum(record.end_to_end_s or 0.0 for record in records))
-        done[shape] = WarmUp(len(totals), _stable(totals, tolerance))
-    return done
-
-
-def _shape(batch: Sequence[Planned]) -> str:
-    """What a batch's tensors have in common with another's, as far as the dataset tells without reading files."""
-    images = sorted(len(item.sample.event_image) for item in batch)
-    return f"{len(batch)} samples, listed images {images}"
-
-
-def _stable(totals: Sequence[float], tolerance: float) -> bool:
-    if len(totals) < STABLE_ROUNDS:
-        return False
-    last = totals[-STABLE_ROUNDS:]
-    return max(last) - min(last) <= tolerance * statistics.median(last)
 
 
 def measure(
     pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, timing: Timing, batch_size: int = 1
 ) -> Iterator[SampleRecord]:
-    """A record of each planned measurement, in order. A sample's fault is on its record, and the rest goes on."""
-    for batch in _batches(planned, batch_size):
+    """A record of each planned measurement, in order. A sample's error is on its record; the others are measured."""
+    for batch in batches(planned, batch_size):
         yield from measure_batch(pipeline, batch, sampling, timing)
 
 
@@ -278,10 +67,10 @@ def measure_batch(
         end_to_end = timing.end_to_end_clock() - begin
     except MeasurementError:
         raise
-    except BaseException as error:  # whatever a stage raises belongs to the sample, and is told on its record
+    except BaseException as error:  # whatever a stage raises belongs to the sample, and goes on its record
         if not _is_fault(error):
             raise
-        timing.tell(error)
+        timing.on_error(error)
         failed = [
             _failure(item, watch, started, error, len(batch), share, read)
             for item, share, read in zip(batch, cached, [*media, *[None] * (len(batch) - len(media))], strict=True)
@@ -416,7 +205,7 @@ def _failure(
 
 
 def _is_fault(error: BaseException) -> TypeGuard[Exception]:
-    """Whether a stage failed, and nobody stopped it; a panic of a library in Rust is no Exception."""
+    """Whether a stage failed, and was not interrupted; a panic of a library in Rust is no Exception."""
     return isinstance(error, Exception) or type(error).__name__ == "PanicException"
 
 
@@ -442,13 +231,3 @@ def _apart(
         return failed
     measured = measure_batch(pipeline, healthy, sampling, timing) if healthy else []
     return sorted([*faulty.values(), *measured], key=lambda record: record.position)
-
-
-def _batches(planned: Sequence[Planned], size: int) -> Iterator[Sequence[Planned]]:
-    """Consecutive items, `size` at a time, never over the border of a round, and a sentinel always alone."""
-    start = 0
-    while start < len(planned):
-        kind = (planned[start].repeat, planned[start].role)
-        batch = list(takewhile(lambda item: (item.repeat, item.role) == kind, planned[start : start + size]))  # noqa: B023
-        yield batch
-        start += len(batch)

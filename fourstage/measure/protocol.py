@@ -11,10 +11,13 @@ from dataclasses import dataclass, field
 
 from fourstage.config.schema import Config
 from fourstage.data import page_cache
-from fourstage.measure.loop import Planned, Timing, WarmUp, measure, plan_round, warm_up
+from fourstage.measure.clock import Timing
+from fourstage.measure.loop import measure
+from fourstage.measure.machine import gpu_state
+from fourstage.measure.plan import Planned, plan_round
+from fourstage.measure.warm_up import WarmUp, warm_up
 from fourstage.models.base import StagedPipeline
 from fourstage.models.device import TorchDevice
-from fourstage.runs.environment import gpu_state
 from fourstage.screen import Progress
 from fourstage.stages import Sample, SampleRecord
 from fourstage.stats.intervals import measurement_half_width
@@ -46,7 +49,7 @@ def measure_rounds(
     """Hand each record to `keep` when it is made, so that a caller who is stopped has them.
 
     A sweep that alternates calls it once for each of its rounds (`of_sweep`), with what the earlier calls gave. The
-    first measurements are not made again where their records are given (`done`; whole batches).
+    first measurements are skipped where `done` has their records (whole batches).
     """
     if config.prompt is not None:
         pipeline.check_question(config.prompt, images=1)
@@ -91,7 +94,7 @@ def measure_rounds(
     return rounds
 
 
-def plan_whole(config: Config, samples: Sequence[Sample]) -> list[Planned]:
+def plan_all(config: Config, samples: Sequence[Sample]) -> list[Planned]:
     """Every measurement that the protocol asks for at least, in order."""
     questions = [question_of(sample, config) for sample in samples]
     protocol, planned = config.protocol, list[Planned]()
@@ -106,7 +109,7 @@ def timing_of(
     config: Config,
     pipeline: StagedPipeline,
     beside_bytes: int = 0,
-    tell: Callable[[Exception], None] = lambda _: None,
+    on_error: Callable[[Exception], None] = lambda _: None,
 ) -> Timing:
     """The clocks and the device, and what is done to a sample's files before it and read of the GPU after it."""
     device = pipeline.facts.device
@@ -119,7 +122,7 @@ def timing_of(
             return None
 
     clocked = TorchDevice(device, beside_bytes)
-    return Timing(clocked, prepare_files=prepare_files, read_gpu=lambda: gpu_state(device), tell=tell)
+    return Timing(clocked, prepare_files=prepare_files, read_gpu=lambda: gpu_state(device), on_error=on_error)
 
 
 def _narrow_enough(totals: Sequence[tuple[str, float]], target: float | None) -> bool:

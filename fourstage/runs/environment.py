@@ -1,4 +1,4 @@
-"""The machine and the software that a run took place on, and the state of its GPU at one moment.
+"""The machine and the software that a run used.
 
     environment(dataset_root)["packages"]["torch"]  # "2.13.0+cpu"
     gpu_state("cuda:0").throttle_reasons            # ("sw_power_cap",)
@@ -14,20 +14,19 @@ import os
 import platform
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cache
 from importlib import metadata
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fourstage
+from fourstage import version as ours
+from fourstage.measure.machine import ask_nvml, load_nvml, nvml_handle, nvml_reason
 
 PACKAGES = ("torch", "torchvision", "transformers", "tokenizers", "numpy", "pillow", "av", "mlflow", "mlflow-skinny",
             "hydra-core", "omegaconf", "pyarrow", "safetensors", "triton", "sentencepiece", "huggingface-hub", "pandas",
             "psutil", "nvidia-ml-py", "accelerate", "bitsandbytes", "flash-attn", "xformers",
             "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu12", "nvidia-cudnn-cu13")  # fmt: skip
+
 VARIABLES = ("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY", "OMP_DYNAMIC",
              "GOMP_CPU_AFFINITY", "KMP_AFFINITY", "KMP_BLOCKTIME",
              "MKL_NUM_THREADS", "MKL_DYNAMIC", "OPENBLAS_NUM_THREADS", "TOKENIZERS_PARALLELISM",
@@ -36,38 +35,8 @@ VARIABLES = ("OMP_NUM_THREADS", "OMP_PROC_BIND", "OMP_PLACES", "OMP_WAIT_POLICY"
              "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", "PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF",
              "PYTORCH_NO_CUDA_MEMORY_CACHING", "PYTORCH_NVML_BASED_CUDA_CHECK", "TORCHINDUCTOR_CACHE_DIR",
              "HF_HUB_OFFLINE", "MALLOC_ARENA_MAX", "PYTHONHASHSEED")  # fmt: skip
+
 DIFF_BYTES = 200_000
-
-THROTTLE_REASONS = {  # bits of nvmlDeviceGetCurrentClocksEventReasons, nvml.h "nvmlClocksEventReasons"
-    0x1: "gpu_idle",
-    0x2: "applications_clocks_setting",
-    0x4: "sw_power_cap",
-    0x8: "hw_slowdown",
-    0x10: "sync_boost",
-    0x20: "sw_thermal_slowdown",
-    0x40: "hw_thermal_slowdown",
-    0x80: "hw_power_brake_slowdown",
-    0x100: "display_clock_setting",
-    0x200: "board_limit",
-    0x400: "reliability",
-}
-
-
-@dataclass(frozen=True)
-class GpuState:
-    """A GPU at one moment, all of it and not this process's share; None where this GPU does not tell.
-
-    Power and utilisation are the driver's averages over up to the last second, so that a short sample's
-    are partly those of what came before it.
-    """
-
-    sm_clock_mhz: int | None
-    memory_clock_mhz: int | None
-    power_w: float | None
-    temperature_c: int | None
-    throttle_reasons: tuple[str, ...] | None  # names of THROTTLE_REASONS; (): nothing holds the clocks down
-    utilisation_percent: int | None  # share of the time in which some kernel ran
-    memory_used_bytes: int | None
 
 
 def environment(dataset_root: Path | None = None) -> dict[str, Any]:
@@ -75,9 +44,9 @@ def environment(dataset_root: Path | None = None) -> dict[str, Any]:
     import psutil
     import torch
 
-    memory, swap, cpuinfo, nvml = psutil.virtual_memory(), psutil.swap_memory(), _cpuinfo(), _nvml()[0]
+    memory, swap, cpuinfo, nvml = psutil.virtual_memory(), psutil.swap_memory(), _cpuinfo(), load_nvml()[0]
     return {
-        "fourstage": fourstage.__version__,
+        "fourstage": ours.__version__,
         "git": git_state(),
         "python": platform.python_version(),
         "python_executable": Path(sys.executable).name,  # its folder may be under the home folder
@@ -106,45 +75,13 @@ def environment(dataset_root: Path | None = None) -> dict[str, Any]:
         },
         "file_systems": {"dataset": _file_system(dataset_root), "working_folder": _file_system(Path())},
         "gpus": [_gpu(index) for index in range(torch.cuda.device_count())],
-        "nvml": {"driver": _ask(nvml, "nvmlSystemGetDriverVersion"), "reason": nvml_reason()},
+        "nvml": {"driver": ask_nvml(nvml, "nvmlSystemGetDriverVersion"), "reason": nvml_reason()},
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "torch_threads": torch.get_num_threads(),
         "torch_flags": _torch_flags(),
         "variables": {name: value for name in VARIABLES if (value := _variable(name)) is not None},
     }
-
-
-@dataclass(frozen=True)
-class ProcessorTimes:
-    """What the processors have done since the machine started, and this process of it."""
-
-    at_s: float
-    busy_s: float  # of all processors together
-    own_s: float
-
-    @classmethod
-    def now(cls) -> ProcessorTimes:
-        import psutil
-
-        times, own = psutil.cpu_times(), psutil.Process().cpu_times()
-        idle = times.idle + getattr(times, "iowait", 0.0)
-        # guests are counted in user already
-        total = sum(times) - getattr(times, "guest", 0.0) - getattr(times, "guest_nice", 0.0)
-        return cls(time.monotonic(), total - idle, own.user + own.system)
-
-
-def processors_busy(since: ProcessorTimes | None = None, seconds: float = 0.3) -> float:
-    """Share of all processors that others' work took, since a moment at least `seconds` ago, else while this sleeps."""
-    import psutil
-
-    before = since or ProcessorTimes.now()
-    if (passed := time.monotonic() - before.at_s) < seconds:
-        time.sleep(seconds - passed)
-    after = ProcessorTimes.now()
-    others_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
-    whole_s = (after.at_s - before.at_s) * (psutil.cpu_count() or 1)
-    return min(1.0, max(0.0, others_s / whole_s))
 
 
 def git_state() -> dict[str, Any]:
@@ -167,126 +104,15 @@ def git_diff() -> str | None:
     return text if len(diff) <= DIFF_BYTES else f"{text}\n[cut: {DIFF_BYTES} of {len(diff)} bytes]\n"
 
 
-def gpu_state(device: str) -> GpuState | None:
-    """Clocks, power, temperature, load of a torch device such as "cuda:0"; None where NVML does not answer."""
-    state = _read_state(device)
-    return state if isinstance(state, GpuState) else None
-
-
-def nvml_reason(device: str = "cuda") -> str | None:
-    """Why `gpu_state(device)` is None, in one line; None where there is a state."""
-    state = _read_state(device)
-    return state if isinstance(state, str) else None
-
-
-def _read_state(device: str) -> GpuState | str:
-    """The state, or why there is none."""
-    import torch
-
-    wanted = torch.device(device)
-    if wanted.type != "cuda":
-        return f"NVML knows CUDA devices only, and {device!r} is none"
-    nvml, reason = _nvml()
-    if nvml is None:
-        return reason
-    index = wanted.index
-    if index is None:
-        index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
-    handle, reason = _handle(index)
-    if handle is None:
-        return reason
-    power = _ask(nvml, "nvmlDeviceGetPowerUsage", handle)  # mW
-    reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksEventReasons", handle)
-    if reasons is None:  # drivers before 535 know it by its older name
-        reasons = _ask(nvml, "nvmlDeviceGetCurrentClocksThrottleReasons", handle)
-    utilisation = _ask(nvml, "nvmlDeviceGetUtilizationRates", handle)
-    memory = _ask(nvml, "nvmlDeviceGetMemoryInfo", handle)
-    state = GpuState(
-        sm_clock_mhz=_ask(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_SM),
-        memory_clock_mhz=_ask(nvml, "nvmlDeviceGetClockInfo", handle, nvml.NVML_CLOCK_MEM),
-        power_w=None if power is None else power / 1000,
-        temperature_c=_ask(nvml, "nvmlDeviceGetTemperature", handle, nvml.NVML_TEMPERATURE_GPU),
-        throttle_reasons=None if reasons is None else _throttle_reasons(reasons),
-        utilisation_percent=None if utilisation is None else utilisation.gpu,
-        memory_used_bytes=None if memory is None else memory.used,
-    )
-    if state == GpuState(None, None, None, None, None, None, None):
-        return f"NVML answers no question about cuda:{index}; see whether nvidia-smi still does"
-    return state
-
-
-@cache
-def _nvml() -> tuple[Any, str]:
-    """The library, initialised once; else None and why."""
-    try:
-        import pynvml
-    except ImportError:
-        return None, "nvidia-ml-py is not installed: pip install 'fourstage[gpu]'"
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError as error:
-        return None, f"NVML does not answer: {error}"
-    return pynvml, ""
-
-
-@cache
-def _handle(index: int) -> tuple[Any, str]:
-    """NVML's handle of torch's cuda:index; else None and why. Of a MIG slice it is the whole GPU's."""
-    import torch
-
-    nvml, reason = _nvml()
-    if nvml is None:
-        return None, reason
-    if index >= torch.cuda.device_count():
-        return None, f"torch sees no cuda:{index}"
-    names = _uuids(index)
-    error: Exception | None = None
-    for name in names:
-        try:
-            handle = nvml.nvmlDeviceGetHandleByUUID(name)
-            return _ask(nvml, "nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle) or handle, ""
-        except nvml.NVMLError as raised:
-            error = raised
-    return None, f"NVML does not know cuda:{index} as {' or '.join(names)}: {error}"
-
-
-def _uuids(index: int) -> tuple[str, ...]:
-    """Names by which NVML may know torch's cuda:index.
-
-    A UUID is the one name that CUDA_VISIBLE_DEVICES and CUDA_DEVICE_ORDER leave as it is: NVML counts all
-    GPUs in the order of their bus, CUDA the visible ones, fastest first.
-    """
-    import torch
-
-    uuid = str(torch.cuda.get_device_properties(index).uuid).removeprefix("GPU-").removeprefix("MIG-")
-    return f"GPU-{uuid}", f"MIG-{uuid}"
-
-
-def _ask(nvml: Any, function: str, *arguments: Any) -> Any:
-    """The answer of one NVML function; None where this GPU, driver or binding has none."""
-    if not hasattr(nvml, function):
-        return None
-    try:
-        return getattr(nvml, function)(*arguments)
-    except nvml.NVMLError:
-        return None
-
-
-def _throttle_reasons(bits: int) -> tuple[str, ...]:
-    return tuple(
-        THROTTLE_REASONS.get(1 << place, hex(1 << place)) for place in range(bits.bit_length()) if bits >> place & 1
-    )
-
-
 def _gpu(index: int) -> dict[str, Any]:
     """Facts of one GPU that do not change during a run."""
     import torch
 
     properties = torch.cuda.get_device_properties(index)
-    nvml, handle = _nvml()[0], _handle(index)[0]
+    nvml, handle = load_nvml()[0], nvml_handle(index)[0]
 
     def ask(function: str, *arguments: Any) -> Any:
-        return None if handle is None else _ask(nvml, function, handle, *arguments)
+        return None if handle is None else ask_nvml(nvml, function, handle, *arguments)
 
     limit, persistence = ask("nvmlDeviceGetEnforcedPowerLimit"), ask("nvmlDeviceGetPersistenceMode")
     ecc, mig = ask("nvmlDeviceGetEccMode"), ask("nvmlDeviceGetMigMode")  # each [now, after the next reboot]
@@ -332,7 +158,7 @@ def _torch_flags() -> dict[str, Any]:
 
 def _git(*arguments: str) -> bytes | None:
     """What git says of fourstage's own checkout; None for an installed wheel, or where git cannot say."""
-    root = Path(fourstage.__file__).parents[1]
+    root = ours.PACKAGE.parent
     if not (root / ".git").exists():
         return None
     try:
@@ -450,8 +276,8 @@ def _file_system(path: Path | None) -> dict[str, str | None] | None:
 
     if path is None or not path.exists():
         return None
-    place = path.resolve()
-    mounts = [mount for mount in psutil.disk_partitions(all=True) if place.is_relative_to(mount.mountpoint)]
+    resolved = path.resolve()
+    mounts = [mount for mount in psutil.disk_partitions(all=True) if resolved.is_relative_to(mount.mountpoint)]
     if not mounts:
         return None
     longest = max(len(mount.mountpoint) for mount in mounts)

@@ -1,29 +1,47 @@
-"""What makes two runs the same: their settings, their data, their weights' files, and the code that ran them.
+"""What makes two runs the same: their settings, their data, their weights' files, and the code that measured them.
 
-Left out is what cannot change a result (`config.is_label`). The machine is left out too: it is compared where a
-half-done run would go on (`resume.py`).
+Left out is what cannot change a result: labels (`config.schema.is_label`), and code that only shows, stores or
+compares. The machine is left out too: it is compared where a half-done run would continue (`resume.py`).
 
-    identity = identify(config, tree, samples)
+    identity = identify(config, tree, digest)
     identity.whole == other.whole     # the same run
     identity.differs(other)           # ("code",)
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import fourstage
 from fourstage.config import schema as settings
 from fourstage.config.schema import Config, PretrainedWeights
 from fourstage.models.reading import local_folder
+from fourstage.plugins import files_of_others
+from fourstage.version import PACKAGE
 
 PACKAGES = ("torch", "transformers")  # another version of them can give another answer
+# packages and modules of ours that decide what is measured, and how
+MEASURING = (
+    "stages",
+    "data",
+    "models",
+    "engines",
+    "measure",
+    "config.schema",
+    "stats.intervals",  # ends the rounds of protocol.target_half_width
+    "stats.clusters",
+    "json_text",
+    "paths",
+)
+# what they import and no measured value depends on; a test checks that every import of theirs is in one of the two
+NOT_MEASURING = ("lazy", "plugins", "records.units", "screen", "text")
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 @dataclass(frozen=True)
@@ -57,11 +75,48 @@ def identify(config: Config, tree: Mapping[str, Any], digest: str) -> Identity:
 
 @cache
 def code_hash() -> str:
-    """Of fourstage's own sources, with the versions of torch and transformers."""
-    root = Path(fourstage.__file__).parent
-    sources = sorted(path for path in root.rglob("*") if path.suffix in (".py", ".json"))
-    parts = [f"{path.relative_to(root)} {hashlib.sha256(path.read_bytes()).hexdigest()}" for path in sources]
-    return _hash(*parts, *(f"{name} {version(name)}" for name in PACKAGES))
+    """Of the modules that measure, those of other packages too, with the versions of torch and transformers.
+
+    Their comments, docstrings and formatting do not count, nor do the modules that only show, store or compare.
+    """
+    versions = (f"{name} {version(name)}" for name in PACKAGES)
+    others = (f"{path.name} {_hash(_meaning(path))}" for path in files_of_others() if path.suffix == ".py")
+    return _hash(*sources(PACKAGE), *others, *versions)
+
+
+def sources(root: Path) -> list[str]:
+    """Name and hash of each source file below `root` that measures."""
+    found = []
+    for name in MEASURING:
+        path = root / name.replace(".", "/")
+        files = path.rglob("*") if path.is_dir() else [path.with_suffix(".py")]
+        found += [file for file in files if file.suffix in (".py", ".json")]
+    return [f"{file.relative_to(root)} {_hash(_meaning(file))}" for file in sorted(found)]
+
+
+def _meaning(file: Path) -> str:
+    """A file's text; of Python what it does, however it is written."""
+    text = file.read_text(encoding="utf-8")
+    return "".join(_tokens(ast.parse(text))) if file.suffix == ".py" else text
+
+
+def _tokens(node: object) -> Iterator[str]:
+    """A syntax tree without docstrings. Empty fields are left out: Python's versions differ in them."""
+    if isinstance(node, ast.AST):
+        yield f"{type(node).__name__}("
+        for name, value in ast.iter_fields(node):
+            if name == "body" and isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+                value = value[1:]
+            if value is not None and value != []:
+                yield f"{name}="
+                yield from _tokens(value)
+        yield ")"
+    elif isinstance(node, list):
+        for item in node:
+            yield from _tokens(item)
+            yield ","
+    else:
+        yield repr(node)
 
 
 def weights_hash(config: Config) -> str:

@@ -1,35 +1,28 @@
-"""What flows between the stages, read off the tensors of one real sample: a data format that is never wrong.
+"""What flows between the stages, read from the tensors of one real sample.
 
-    python -m fourstage.inspect model=eventgpt sample=demo_day_00/000000.npy out=tensors.npz
-    python -m fourstage.inspect model=videollava media=clip.mp4 prompt="How many cars?" format=markdown
+Times come from a pass without hooks, after a warm-up; the inner tensors from one more pass.
 
-Beside the settings of a run it takes `sample` (id or key; the first one by default), `media` (a file in place of
-a dataset), `out` (an .npz file for the tensors) and `format` (table, markdown). Times come from a pass without
-hooks, after a warm-up; the inner tensors from one more pass.
+    inspection = inspect(config, sample="demo_day_00/000000.npy")
+    print_table(inspection)
 """
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourstage.cli.command import run_command
-from fourstage.config.schema import Config, SettingError, check, suggest
+from fourstage.config.schema import Config, SettingError, suggest
 from fourstage.paths import kind_of, path_of, shortened
 from fourstage.stages import STAGES, Features, Generation, Inputs, Media, UserError
 from fourstage.text import markdown_cell
 
 if TYPE_CHECKING:
-    from fourstage.measure.loop import Stopwatch
+    from fourstage.measure.clock import Stopwatch
     from fourstage.models.base import StagedPipeline
-
-WORDS = {"sample": "", "media": "", "out": "", "format": "table"}
-FORMATS = ("table", "markdown")
 
 
 @dataclass(frozen=True)
@@ -55,25 +48,10 @@ class Inspection:
     tensors: dict[str, Any]  # name → numpy array
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Gives the exit code."""
-    from fourstage.config.compose import compose
-
-    def command(given: Sequence[str]) -> int:
-        words, overrides = _words(given)
-        out = _file_to_write(words["out"]) if words["out"] else None
-        inspection = inspect(check(compose(overrides)), words["sample"], words["media"])
-        print_markdown(inspection) if words["format"] == "markdown" else print_table(inspection)
-        if out is not None:
-            _save(out, inspection.tensors)
-        return 0
-
-    return run_command(__doc__, argv, command)
-
-
 def inspect(config: Config, sample: str = "", media: str = "") -> Inspection:
     """Take one sample through the stages and write down what flowed. Raises UserError."""
-    from fourstage.measure.loop import WARMUP_TOKENS, Stopwatch
+    from fourstage.measure.clock import Stopwatch
+    from fourstage.measure.warm_up import WARMUP_TOKENS
     from fourstage.models.device import TorchDevice
     from fourstage.models.load import load_pipeline
 
@@ -152,8 +130,8 @@ def _load(read: Callable[[StagedPipeline], Media], pipeline: StagedPipeline, wha
 
 def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, str]:
     """How to read the media, the question, and what to call it."""
+    from fourstage.data.samples import read_samples
     from fourstage.measure.protocol import question_of
-    from fourstage.runs.session import read_samples
     from fourstage.screen import sample_name
 
     if media is not None:
@@ -165,7 +143,7 @@ def _choose(config: Config, sample: str, media: Path | None) -> tuple[Any, str, 
             raise SettingError(f"media={media} is {kind_of(media)}; expected a file or a folder")
         most = config.dataset.max_sample_bytes
         return (lambda pipeline: pipeline.load_file(media, most)), config.prompt or config.dataset.question, media.name
-    samples = read_samples(config)
+    samples = read_samples(config.dataset)
     names = [name for entry in samples for name in (entry.id, entry.key)]
     if sample and sample not in names:
         raise SettingError(f"no sample {sample!r} in {samples[0].root}; {suggest(sample, names[:20])}")
@@ -264,14 +242,8 @@ def _array(value: Any) -> Any:
     return (value.float() if value.is_floating_point() else value).cpu().numpy()
 
 
-def _file_to_write(out: str) -> Path:
-    path = path_of(out, "out")
-    if path.suffix != ".npz" or path.is_dir():
-        raise SettingError(f"out={out}: expected a name that ends in .npz")
-    return path
-
-
-def _save(path: Path, tensors: dict[str, Any]) -> None:
+def save_tensors(path: Path, tensors: dict[str, Any]) -> None:
+    """Write named arrays into an .npz file. Raises UserError where it cannot be written."""
     import numpy as np
 
     try:
@@ -279,21 +251,3 @@ def _save(path: Path, tensors: dict[str, Any]) -> None:
         np.savez_compressed(path, **tensors)
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _words(argv: Sequence[str]) -> tuple[dict[str, str], list[str]]:
-    """This command's own words, and the settings of a run."""
-    words, overrides = dict(WORDS), []
-    for word in argv:
-        key, _, value = word.partition("=")
-        if key in words:
-            words[key] = value
-        else:
-            overrides.append(word)
-    if words["format"] not in FORMATS:
-        raise SettingError(f"unknown format {words['format']!r}; {suggest(words['format'], list(FORMATS))}")
-    return words, overrides
-
-
-if __name__ == "__main__":
-    sys.exit(main())

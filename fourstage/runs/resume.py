@@ -1,11 +1,11 @@
-"""What a job of a sweep finds of itself: nothing, a finished run, or a half-done one that can go on.
+"""What an earlier session of a sweep left of a job: nothing, a finished run, or a half-done one that can continue.
 
 Only runs of the same sweep are looked at, and only those with the same settings. A run with the same settings over
-other data, or by other code, is told and given up, so that a sweep holds each of its jobs once. Left out: the
-measuring (`session.py`).
+other data, or by other code, is reported and moved to the trash, so that a sweep holds each of its jobs once. Left
+out: the measuring (`session.py`).
 
-    found = look(parent, identity, config, destination, host, device)
-    found.skip or found.go_on
+    found = find_earlier(parent, identity, config, samples, destination, machine)
+    found.finished or found.half_done
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fourstage.config.schema import Config
-from fourstage.measure.loop import whole_batches
-from fourstage.measure.protocol import plan_whole
+from fourstage.measure.plan import whole_batches
+from fourstage.measure.protocol import plan_all
 from fourstage.records.table import read_journal
 from fourstage.runs.identity import Identity
 from fourstage.stages import Sample, SampleRecord, UserError
@@ -27,7 +27,7 @@ from fourstage.tracking.store import Destination
 
 
 @dataclass(frozen=True)
-class Earlier:
+class HalfDone:
     """A half-done run: its folder, and the records of its whole batches."""
 
     folder: RunFolder
@@ -36,14 +36,14 @@ class Earlier:
 
 @dataclass(frozen=True)
 class Found:
-    """What to do: skip the job since `skip` has it, go on with `go_on`, or begin; and what to tell about it."""
+    """The run that has the job's result, or one that can be continued; and what to say about the others."""
 
-    skip: RunFacts | None = None
-    go_on: Earlier | None = None
-    told: tuple[str, ...] = ()
+    finished: RunFacts | None = None
+    half_done: HalfDone | None = None
+    messages: tuple[str, ...] = ()
 
 
-def look(
+def find_earlier(
     parent: str,
     identity: Identity,
     config: Config,
@@ -51,38 +51,38 @@ def look(
     destination: Destination,
     machine: Mapping[str, str],
 ) -> Found:
-    """Look for the job's earlier runs, newest first; those that neither count nor go on are moved to the trash.
+    """Look for the job's earlier runs, newest first; those that can be neither used nor continued go to the trash.
 
-    `machine`: the tags by which the place where a run was measured is told. Raises UserError where the store fails.
+    `machine`: the tags of the host and device that measured it. Raises UserError where the store fails.
     """
-    told: list[str] = []
+    messages: list[str] = []
     found = Found()
     for run in children_of(destination, parent, identity.settings):
-        if found.skip or found.go_on:
-            told.append(f"run {run.run_id} is an older try of the same job")
+        if found.finished or found.half_done:
+            messages.append(f"run {run.run_id} is an older try of the same job")
         elif other := identity.differs(run.tags):
-            told.append(f"run {run.run_id} had the same settings with another {' and '.join(other)}: not mixed")
+            messages.append(f"run {run.run_id} had the same settings with another {' and '.join(other)}: not mixed")
         elif run.status == "FINISHED" and run.tags.get("fourstage.valid") == "true":
-            found = Found(skip=run)
+            found = Found(finished=run)
             continue
         elif run.status == "FINISHED":
-            told.append(f"run {run.run_id} is invalid ({run.tags.get('fourstage.checks_failed')}): measured again")
+            messages.append(f"run {run.run_id} is invalid ({run.tags.get('fourstage.checks_failed')}): measured again")
         elif run.status == "RUNNING" and still_runs(run):
             raise UserError(
                 f"run {run.run_id} of this sweep is being measured now by {process_of(run)}: wait, or stop it"
             )
         else:
             earlier = _half_done(run, config, samples, machine)
-            if isinstance(earlier, Earlier):
-                found = Found(go_on=earlier)
+            if isinstance(earlier, HalfDone):
+                found = Found(half_done=earlier)
                 continue
-            told.append(f"run {run.run_id} ({run.status}) is measured anew: {earlier}")
-        _give_up(destination, run)
-    return Found(found.skip, found.go_on, tuple(told))
+            messages.append(f"run {run.run_id} ({run.status}) is measured anew: {earlier}")
+        _trash(destination, run)
+    return Found(found.finished, found.half_done, tuple(messages))
 
 
 def still_runs(run: RunFacts) -> bool:
-    """Whether the process that measures it is known to live; of another host nothing is known."""
+    """Whether the process that measures it is known to run; of another host nothing is known."""
     process = process_of(run)
     return process is not None and process.alive() is True
 
@@ -91,8 +91,8 @@ def process_of(run: RunFacts) -> Process | None:
     return Process.parse(run.tags.get("fourstage.process", ""))
 
 
-def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine: Mapping[str, str]) -> Earlier | str:
-    """The run as it was left, or why going on with it would not be sound."""
+def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine: Mapping[str, str]) -> HalfDone | str:
+    """The run as it was left, or why continuing it would not be sound."""
     if config.sweep.rounds > 1:
         return "its jobs alternated, and would no longer"
     if config.protocol.warmup == 0:
@@ -107,12 +107,12 @@ def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine
         records = read_journal(folder.journal)
     except (UserError, OSError, ValueError) as error:
         return f"its records cannot be read ({error})"
-    whole = whole_batches(plan_whole(config, samples), len(records), config.batch_size)
-    return Earlier(folder, tuple(records[:whole])) if whole else "it had no sample yet"
+    count = whole_batches(plan_all(config, samples), len(records), config.batch_size)
+    return HalfDone(folder, tuple(records[:count])) if count else "it had no sample yet"
 
 
-def _give_up(destination: Destination, run: RunFacts) -> None:
-    """Into MLflow's trash, from where `mlflow runs restore` brings it back; and it is not delivered any more."""
+def _trash(destination: Destination, run: RunFacts) -> None:
+    """Move a run to MLflow's trash, from where `mlflow runs restore` brings it back; it is not delivered any more."""
     with suppress(UserError, OSError):  # its folder is on another machine, or gone
         folder = RunFolder.open(Path(run.tags.get("fourstage.folder", "")))
         if folder.state.token == run.tags.get("fourstage.token"):

@@ -1,49 +1,27 @@
 """Deliver the runs that the store did not take, and end those whose process died.
 
-    python -m fourstage.sync                          # every run below mlruns/hydra
-    python -m fourstage.sync folder=mlruns/hydra/2026-11-24
-    python -m fourstage.sync tracking.uri=http://me:secret@host      # only what goes there, with this password
-
-Each run is sent from its folder (`tracking/folder.py`), whole and once, however often this is called. A run whose
-process was killed is sent as KILLED with the samples that it had finished; one that still goes on is left alone.
-Exit codes: 0 everything is delivered; 2 the command cannot be used; 3 the store did not take something.
+Each run is sent from its folder (`tracking/folder.py`), whole and once: idempotent, safe to retry. A run whose process
+was killed is sent as KILLED with the samples that it had finished; one that still runs is left alone.
 """
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fourstage.cli.command import parse_words, run_command
-from fourstage.paths import path_of
-from fourstage.runs.session import UNDELIVERED, say, word_of
+from fourstage.exit_codes import UNDELIVERED
+from fourstage.runs.outcome import describe_error
 from fourstage.stages import UserError
+from fourstage.text import say
 
 if TYPE_CHECKING:
     from fourstage.tracking.folder import RunFolder
-
-WORDS = {"folder": "mlruns/hydra", "tracking.uri": ""}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Gives the exit code."""
-
-    def command(words: Sequence[str]) -> int:
-        given = parse_words(words, WORDS)  # a password in tracking.uri is kept for its store
-        root = path_of(given["folder"], "folder")
-        if not root.is_dir():
-            raise UserError(f"no folder {root}: run from the folder in which the runs were made, or give folder=<path>")
-        return sync(root, given["tracking.uri"])
-
-    return run_command(__doc__, argv, command)
 
 
 def sync(root: Path, uri: str = "") -> int:
     """Deliver what lies below `root`, of one store only where `uri` names it. Gives the exit code.
 
-    What could not be sent is told and stays.
+    What could not be sent is reported and stays.
     """
     from fourstage.tracking.folder import undelivered
     from fourstage.tracking.patience import WAIT_S, forget, patience_with
@@ -67,7 +45,7 @@ def sync(root: Path, uri: str = "") -> int:
             sent += send(folder)
         except Exception as error:  # of one run: the others are sent
             left += 1
-            say(f"error: {word_of(error)}; {state.name} stays in {folder.path}")
+            say(f"error: {describe_error(error)}; {state.name} stays in {folder.path}")
     for fault in unreadable:
         say(f"error: {fault}; it is not sent: mend the file, or move its folder away")
     left += len(unreadable)
@@ -78,7 +56,7 @@ def sync(root: Path, uri: str = "") -> int:
 def send(folder: RunFolder) -> bool:
     """Deliver a run whose process ended; whether there was anything to deliver.
 
-    A run whose process died is ended first. Where another run took its place, or it died before it had anything, its
+    A run whose process died is ended first. Where another run has replaced it, or it died before it had a record, its
     folder is marked as done. Raises UserError where the store fails.
     """
     from fourstage.tracking.deliver import deliver
@@ -98,7 +76,7 @@ def send(folder: RunFolder) -> bool:
 def superseded(folder: RunFolder) -> str:
     """Why a run that was not delivered must not be any more; "": it must. Raises UserError where the store fails.
 
-    A sweep that goes on takes over its parent's run, which then has the new folder's token; and it measures a job
+    A resumed sweep takes over its parent's run, which then has the new folder's token; and it measures a job
     again where the store had not heard of it.
     """
     from fourstage.tracking.deliver import run_of
@@ -130,7 +108,7 @@ def end_dead(folder: RunFolder) -> None:
     from fourstage.records.table import read_journal, write_records
     from fourstage.trust.checks import as_dict, as_tags, not_finished
 
-    folder.records.unlink(missing_ok=True)  # without its end nobody can read it; the journal has the records
+    folder.records.unlink(missing_ok=True)  # unreadable without its footer; the journal has the records
     if records := read_journal(folder.journal):
         write_records(records, folder.records)
         folder.add_metrics(summarise_run(Columns.read(folder.records).measured))
@@ -138,7 +116,3 @@ def end_dead(folder: RunFolder) -> None:
     folder.add_file("checks.json", as_dict(checks))
     folder.add_tags(as_tags(checks) | {"fourstage.error": "its process died"})
     folder.end("KILLED")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

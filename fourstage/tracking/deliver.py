@@ -47,7 +47,7 @@ def announce(folder: RunFolder) -> TrackedRun:
     if run is None:
         run = TrackedRun.start(state.destination, state.name, state.params, state.tags, state.started_ms)
     else:
-        there = run.params()  # they cannot be changed, and a sweep that goes on may have more values than before
+        there = run.params()  # they cannot be changed, and a resumed sweep may have more values than before
         run.log_params({key: value for key, value in state.params.items() if key not in there})
         run.log_tags(state.tags)
     if state.run_id != run.run_id:
@@ -84,10 +84,10 @@ def _find_parent(folder: RunFolder) -> None:
         return
     if found is None and state.parent and (Path(state.parent) / NAME).exists():
         with FileLock(Path(state.parent) / "announce.lock", timeout=LOCK_LIMIT_S):  # its other jobs may be at it
-            whole = RunFolder.open(Path(state.parent))
-            run = announce(whole)
-            if whole.state.status != "RUNNING":
-                run.end(whole.state.status, whole.state.ended_ms)
+            parent_folder = RunFolder.open(Path(state.parent))
+            run = announce(parent_folder)
+            if parent_folder.state.status != "RUNNING":
+                run.end(parent_folder.state.status, parent_folder.state.ended_ms)
             found = run.run_id
     if found is not None:
         folder.add_tags({PARENT: found})
@@ -96,7 +96,7 @@ def _find_parent(folder: RunFolder) -> None:
 def _send(run: TrackedRun, folder: RunFolder) -> str | None:
     missing, state = None, folder.state
     # MLflow keeps every value that a metric ever had: a job that may go on has its figures when it is finished, and the
-    # parent of a sweep that goes on has them once for each session
+    # parent of a resumed sweep has them once for each session
     if state.status == "FINISHED" or "mlflow.parentRunId" not in state.tags:
         run.log_metrics(state.metrics, state.ended_ms, step=int(state.tags.get(SESSIONS, 1)) - 1)
     if state.dataset is not None:

@@ -15,7 +15,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from fourstage.measure.loop import Planned, Timing, measure_batch
+from fourstage.measure.clock import Timing
+from fourstage.measure.loop import measure_batch
+from fourstage.measure.plan import Planned
 from fourstage.stages import MeasurementError, Media, Pipeline, Sampling
 from fourstage.stats.intervals import Interval, paired_interval
 

@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fourstage.measure.loop import WarmUp
+from fourstage.measure.warm_up import WarmUp
 from fourstage.records.columns import Columns, Floats, Ints
 from fourstage.records.table import read_rows
 from fourstage.records.units import first_few, plain

@@ -14,7 +14,7 @@ from typing import Any
 
 from fourstage.config.schema import Config
 from fourstage.measure.cache import uncached
-from fourstage.measure.loop import Planned
+from fourstage.measure.plan import Planned
 from fourstage.measure.protocol import timing_of
 from fourstage.models.base import StagedPipeline
 from fourstage.models.shapes import Shapes

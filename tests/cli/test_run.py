@@ -17,7 +17,7 @@ import pytest
 
 from fourstage.cli.run import main
 from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo
-from fourstage.runs.session import Terminated, signals_held
+from fourstage.runs.signals import Terminated, signals_held
 from fourstage.stages import SampleRecord
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
@@ -534,10 +534,12 @@ def test_memory_does_not_grow_with_the_number_of_samples(dataset: Path) -> None:
     import psutil
 
     from fourstage.data.dataset import read_dataset
-    from fourstage.measure.loop import Timing, measure, plan
+    from fourstage.measure.clock import Timing
+    from fourstage.measure.loop import measure
     from fourstage.models.device import TorchDevice
     from fourstage.models.eventgpt import Model as EventGPT
     from fourstage.stages import Sampling
+    from tests.fakes import plan
     from tests.settings import DEMO, EVENTGPT
 
     pipeline = EventGPT.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")

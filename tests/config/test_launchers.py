@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 from fourstage.cli.run import main
 from fourstage.config.compose import compose
 from fourstage.config.launchers import check_address
-from fourstage.runs.sweep import reaches_from_afar
+from fourstage.runs.launched import reaches_from_afar
 from fourstage.stages import UserError
 from fourstage.tracking.folder import RunFolder
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fourstage.config.compose import check_command_line, hydras_word
+from fourstage.config.compose import check_command_line, explain_hydra_error
 from fourstage.config.schema import SettingError
 
 
@@ -68,7 +68,7 @@ def test_a_missing_extra_that_a_file_asks_for_is_told_too() -> None:
     error = MissingConfigException(
         "In 'hydra/config': Could not find 'hydra/launcher/joblib'\n\nAvailable options in 'hydra/launcher':\n\tbasic"
     )
-    assert hydras_word(error) == "hydra/launcher=joblib needs an extra: pip install 'fourstage[joblib]'"
+    assert explain_hydra_error(error) == "hydra/launcher=joblib needs an extra: pip install 'fourstage[joblib]'"
 
 
 def test_other_peoples_launchers_are_left_to_hydra(tmp_path: Path) -> None:

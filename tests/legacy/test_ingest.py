@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fourstage.cli import compare
-from fourstage.legacy.ingest import main
+from fourstage.cli.ingest import main
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
 from fourstage.tracking.store import Destination
 from tests.legacy_files import lists, nested, prefixed

@@ -15,7 +15,8 @@ import pytest
 
 from fourstage.config.schema import SettingError
 from fourstage.legacy.checks import NOT_IN_A_FILE, check_legacy
-from fourstage.legacy.reader import LegacyRun, NoResultsError, read_legacy
+from fourstage.legacy.layouts import NoResultsError
+from fourstage.legacy.reader import LegacyRun, read_legacy
 from fourstage.stages import UserError
 from fourstage.trust.checks import CHECKS, Check
 from tests.legacy_files import ids_of, lists, nested, prefixed, text_of, tokens_of
@@ -47,7 +48,7 @@ def test_three_stages_leave_encode_and_decode_null_with_a_reason() -> None:
     assert "encode_s and decode_s are null" in record.notes[0]
     assert record.total_s == pytest.approx(sum(row[f"egpt_stage{k}_time"] for k in (1, 2, 3)), rel=1e-12)
     assert record.end_to_end_s == row["egpt_time"]
-    assert run.told[3].stage_s[2] == row["egpt_stage3_time"]
+    assert run.facts[3].stage_s[2] == row["egpt_stage3_time"]
     assert (record.output, record.output_ids) == (row["egpt"], tuple(row["egpt_token_ids"]))
     assert (record.output_tokens, record.finish_reason) == (tokens_of(3), "stop")
     assert run.stage_of == {1: "load", 2: "preprocess", 3: "generate"}
@@ -74,7 +75,7 @@ def test_of_five_stages_the_fourth_is_prefill_and_the_fifth_its_steps() -> None:
     assert record.tpot_ms == pytest.approx(1000 * row["stage5_time"] / (row["output_tokens"] - 1), rel=1e-9)
     assert len(record.token_s) == row["output_tokens"] - 1
     assert any("token_s is the mean" in note for note in record.notes)
-    assert run.told[4].prefill_length == 640
+    assert run.facts[4].prefill_length == 640
     assert record.key == "4"
 
 
@@ -110,7 +111,7 @@ def test_a_unit_in_doubt_is_refused_with_what_to_add() -> None:
     with pytest.raises(UserError, match=r"seconds or milliseconds\? eventgpt takes .*: add unit=s or unit=ms"):
         runs(slow_or_fast())
     assert first(slow_or_fast(), "ms").records[0].load_s == pytest.approx(0.02 * 50 / 1000, rel=0.02)
-    assert first(slow_or_fast(), "s").unit_evidence == "as told: unit=s"
+    assert first(slow_or_fast(), "s").unit_evidence == "as given: unit=s"
 
 
 def test_the_configuration_may_name_the_unit() -> None:
@@ -219,7 +220,7 @@ def test_a_sample_with_a_value_that_cannot_be_has_failed_and_says_why(
     run = first(rows)
     assert [record.position for record in run.records if not record.ok] == [5]
     assert message in (run.records[5].error or "")
-    assert run.told[5].fault == kind
+    assert run.facts[5].fault == kind
     check = verdict(run, "values_usable")
     assert check.verdict == ("warn" if kind == "missing" else "fail")
     assert message in check.detail
@@ -339,7 +340,7 @@ FAULTS: list[tuple[str, str, Callable[[], LegacyRun], str]] = [
     ("counts_are_the_ids", "fail", lambda: spoil_prefixed(4, egpt_token_ids=[338, 263, 6520, 29889, 2]),
      "drive/4.npy: 5 tokens for a text of"),
     ("counts_are_the_ids", "fail", lambda: spoil_lists(lambda row: {"tokens": row["tokens"] + 1}, ONE),
-     "tokens told"),
+     "tokens stated"),
     ("counts_are_the_ids", "fail",
      lambda: spoil_lists(lambda row: {"tokens": row["tokens"] + 640, "prefill_length": 640}),
      "it includes the 640 of the prompt"),
@@ -374,7 +375,7 @@ FAULTS: list[tuple[str, str, Callable[[], LegacyRun], str]] = [
                           if row["output_tokens"] > 50 else {}),
      "end at 50 tokens, in the middle of a text"),
     ("rows_once", "fail", lambda: first([*prefixed(), prefixed()[0]]), "drive/0.npy"),
-    ("own_quotient", "fail", lambda: spoil_nested(lambda row: {"avg_token_time": 0.0131}, ONE), "13.1 ms told"),
+    ("own_quotient", "fail", lambda: spoil_nested(lambda row: {"avg_token_time": 0.0131}, ONE), "13.1 ms stated"),
     ("as_planned", "fail", lambda: first(nested() | {"statistics": {"total_samples": 200}}),
      "the file speaks of 200 samples and has 20"),
     ("no_drift", "fail",

@@ -19,7 +19,9 @@ from fourstage.data.dataset import read_dataset
 from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo
 from fourstage.measure import cache
 from fourstage.measure.cache import CachedPipeline, fill, uncached, with_cache
-from fourstage.measure.loop import Planned, Timing, measure
+from fourstage.measure.clock import Timing
+from fourstage.measure.loop import measure
+from fourstage.measure.plan import Planned
 from fourstage.measure.protocol import measure_rounds
 from fourstage.models.base import StagedPipeline
 from fourstage.models.eventgpt import Model as EventGPT

@@ -6,9 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from fourstage.measure.loop import Timing, WarmUp, measure, plan, sample_seed, warm_up
+from fourstage.measure.clock import Timing
+from fourstage.measure.loop import measure
+from fourstage.measure.plan import sample_seed
+from fourstage.measure.warm_up import WarmUp, warm_up
 from fourstage.stages import MeasurementError, SampleRecord, Sampling
-from tests.fakes import FakePipeline, fake, samples
+from tests.fakes import FakePipeline, fake, plan, samples
 
 GREEDY = Sampling(0, 1, 0, max_new_tokens=100)
 

@@ -71,8 +71,11 @@ def test_full_size_is_built_on_the_device_in_seconds_and_runs(model: str, precis
 def test_the_clock_waits_for_the_device_and_the_stages_close(model: str, tmp_path: Path) -> None:
     from fourstage.data.dataset import read_dataset
     from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo
-    from fourstage.measure.loop import Timing, measure, plan, warm_up
+    from fourstage.measure.clock import Timing
+    from fourstage.measure.loop import measure
+    from fourstage.measure.warm_up import warm_up
     from fourstage.models.device import TorchDevice
+    from tests.fakes import plan
 
     pipeline = load(model, FULL, "bf16")
     samples = read_dataset(make_demo(tmp_path, DemoSettings(samples=2, seconds=0.4)), JSON_NAME)

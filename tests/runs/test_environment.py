@@ -6,16 +6,18 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-import fourstage
+from fourstage import version
+from fourstage.measure.machine import nvml_reason
 from fourstage.runs import environment as module
-from fourstage.runs.environment import GpuState, environment, git_diff, git_state, gpu_state, nvml_reason
+from fourstage.runs.environment import environment, git_diff, git_state
+from tests.fake_gpu import UUID, Fake, make_fake_gpu, nvml_forgotten
 
 BIG_DIFF = 300_000
 
@@ -114,7 +116,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false", "commit", "-qm", "first"],
     ):
         subprocess.run(["git", "-C", tmp_path, *arguments], check=True, capture_output=True)
-    monkeypatch.setattr(fourstage, "__file__", str(tmp_path / "fourstage/__init__.py"))
+    monkeypatch.setattr(version, "PACKAGE", tmp_path / "fourstage")
     return tmp_path
 
 
@@ -144,7 +146,7 @@ def test_a_large_diff_is_cut_with_a_note(checkout: Path) -> None:
 
 
 def test_an_installed_wheel_has_neither(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fourstage, "__file__", str(tmp_path / "fourstage/__init__.py"))
+    monkeypatch.setattr(version, "PACKAGE", tmp_path / "fourstage")
     assert (git_state(), git_diff()) == ({"commit": None, "dirty": None}, None)
 
 
@@ -233,170 +235,18 @@ def test_the_file_system_of_the_dataset_and_of_the_working_folder_are_recorded(t
     assert environment()["file_systems"]["dataset"] is None
 
 
-# --- NVML ----------------------------------------------------------------------------------------
-
-UUID = "12345678-9abc-def0-1234-56789abcdef0"
-Fake = Callable[..., ModuleType]
-
-
-class FakeNvmlError(Exception):
-    pass
+# --- GPUs -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
-    """What is asked of NVML once a process is asked anew in each test."""
-    module._nvml.cache_clear()
-    module._handle.cache_clear()
-    yield
-    module._nvml.cache_clear()
-    module._handle.cache_clear()
+    with nvml_forgotten():
+        yield
 
 
 @pytest.fixture
 def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    """A torch with one GPU and an NVML that knows it; `silent` functions raise, `absent` ones do not exist."""
-    import torch
-
-    properties = SimpleNamespace(
-        name="Fake GPU", total_memory=80_000, uuid=UUID, major=9, minor=0, multi_processor_count=132
-    )
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: properties)
-
-    def make(uuid: str = f"GPU-{UUID}", silent: tuple[str, ...] = (), absent: tuple[str, ...] = ()) -> ModuleType:
-        fake: Any = ModuleType("pynvml")
-        fake.inits = 0
-        fake.NVMLError = FakeNvmlError
-        fake.NVML_CLOCK_SM, fake.NVML_CLOCK_MEM, fake.NVML_TEMPERATURE_GPU = 1, 2, 0
-
-        def init() -> None:
-            fake.inits += 1
-
-        def by_uuid(name: str) -> str:
-            if name != uuid:
-                raise FakeNvmlError("Not Found")
-            return "handle"
-
-        answers: dict[str, Callable[..., Any]] = {
-            "nvmlInit": init,
-            "nvmlDeviceGetHandleByUUID": by_uuid,
-            "nvmlSystemGetDriverVersion": lambda: "580.1",
-            "nvmlDeviceGetClockInfo": lambda handle, clock: {1: 1980, 2: 2619}[clock],
-            "nvmlDeviceGetPowerUsage": lambda handle: 412_500,
-            "nvmlDeviceGetTemperature": lambda handle, sensor: 61,
-            "nvmlDeviceGetCurrentClocksEventReasons": lambda handle: 0x4 | 0x20,
-            "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=97, memory=40),
-            "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=80_000, used=1234, free=0),
-            "nvmlDeviceGetEnforcedPowerLimit": lambda handle: 700_000,
-            "nvmlDeviceGetMaxClockInfo": lambda handle, clock: {1: 1980, 2: 2619}[clock],
-            "nvmlDeviceGetPersistenceMode": lambda handle: 1,
-            "nvmlDeviceGetEccMode": lambda handle: [1, 1],
-            "nvmlDeviceGetMigMode": lambda handle: [0, 0],
-        }
-
-        def refuse(*arguments: Any) -> Any:
-            raise FakeNvmlError("Not Supported")
-
-        for name, answer in answers.items():
-            if name not in absent:
-                setattr(fake, name, refuse if name in silent else answer)
-        monkeypatch.setitem(sys.modules, "pynvml", fake)
-        return fake
-
-    return make
-
-
-STATE = GpuState(1980, 2619, 412.5, 61, ("sw_power_cap", "sw_thermal_slowdown"), 97, 1234)
-READINGS = ("nvmlDeviceGetClockInfo", "nvmlDeviceGetPowerUsage", "nvmlDeviceGetTemperature",
-            "nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetUtilizationRates",
-            "nvmlDeviceGetMemoryInfo")  # fmt: skip
-
-
-def test_the_state_is_what_nvml_says_in_units(fake_gpu: Fake) -> None:
-    fake_gpu()
-    assert gpu_state("cuda:0") == gpu_state("cuda") == STATE
-    assert nvml_reason("cuda:0") is None
-
-
-def test_nvml_is_initialised_once_and_a_call_is_cheap(fake_gpu: Fake) -> None:
-    fake: Any = fake_gpu()
-    gpu_state("cuda:0")
-    start = time.perf_counter()
-    for _ in range(100):
-        gpu_state("cuda:0")
-    assert (time.perf_counter() - start) / 100 < 1e-3
-    assert fake.inits == 1
-
-
-def test_the_gpu_is_found_by_its_uuid_and_so_is_a_mig_slices_parent(fake_gpu: Fake) -> None:
-    fake: Any = fake_gpu(uuid=f"MIG-{UUID}")
-    asked: list[str] = []
-    fake.nvmlDeviceGetDeviceHandleFromMigDeviceHandle = lambda handle: "parent"
-    fake.nvmlDeviceGetPowerUsage = lambda handle: asked.append(handle) or 1000
-    state = gpu_state("cuda:0")
-    assert (state.power_w if state else None, asked) == (1.0, ["parent"])
-
-
-def test_a_gpu_that_nvml_does_not_know_is_named(fake_gpu: Fake) -> None:
-    fake_gpu(uuid="GPU-another")
-    assert gpu_state("cuda:0") is None
-    assert nvml_reason("cuda:0") == f"NVML does not know cuda:0 as GPU-{UUID} or MIG-{UUID}: Not Found"
-    assert nvml_reason("cuda:1") == "torch sees no cuda:1"
-
-
-def test_one_answer_that_is_missing_is_null_and_the_others_stay(fake_gpu: Fake) -> None:
-    fake_gpu(silent=("nvmlDeviceGetPowerUsage",), absent=("nvmlDeviceGetUtilizationRates",))
-    assert gpu_state("cuda:0") == GpuState(1980, 2619, None, 61, STATE.throttle_reasons, None, 1234)
-
-
-def test_a_gpu_that_answers_nothing_has_no_state(fake_gpu: Fake) -> None:
-    fake_gpu(silent=READINGS)
-    assert gpu_state("cuda:0") is None
-    assert "answers no question about cuda:0" in str(nvml_reason("cuda:0"))
-
-
-def test_an_older_driver_knows_the_reasons_by_their_older_name(fake_gpu: Fake) -> None:
-    fake: Any = fake_gpu(silent=("nvmlDeviceGetCurrentClocksEventReasons",))
-    fake.nvmlDeviceGetCurrentClocksThrottleReasons = lambda handle: 0x8
-    state = gpu_state("cuda:0")
-    assert state is not None
-    assert state.throttle_reasons == ("hw_slowdown",)
-
-
-def test_every_bit_of_the_reasons_has_a_name() -> None:
-    assert module._throttle_reasons(0) == ()
-    assert module._throttle_reasons(0x7FF) == tuple(module.THROTTLE_REASONS.values())
-    assert module._throttle_reasons(0x1 | 0x1000) == ("gpu_idle", "0x1000")
-
-
-def test_the_names_are_those_of_the_library() -> None:
-    pynvml = pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    for bit, name in module.THROTTLE_REASONS.items():
-        spelled = "".join(part.title() for part in name.split("_"))
-        kinds = ("nvmlClocksEventReason", "nvmlClocksThrottleReason")
-        found = [getattr(pynvml, kind + spelled) for kind in kinds if hasattr(pynvml, kind + spelled)]
-        assert found, spelled
-        assert set(found) == {bit}
-
-
-def test_a_missing_library_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "pynvml", None)
-    assert gpu_state("cuda:0") is None
-    assert nvml_reason() == "nvidia-ml-py is not installed: pip install 'fourstage[gpu]'"
-    assert environment()["nvml"] == {"driver": None, "reason": nvml_reason()}
-
-
-def test_an_nvml_without_a_driver_says_so(fake_gpu: Fake) -> None:
-    fake_gpu(silent=("nvmlInit",))
-    assert gpu_state("cuda:0") is None
-    assert nvml_reason() == "NVML does not answer: Not Supported"
-
-
-def test_a_cpu_has_no_state(fake_gpu: Fake) -> None:
-    fake_gpu()
-    assert gpu_state("cpu") is None
-    assert nvml_reason("cpu") == "NVML knows CUDA devices only, and 'cpu' is none"
+    return make_fake_gpu(monkeypatch)
 
 
 def test_the_facts_of_a_gpu_are_recorded(fake_gpu: Fake) -> None:
@@ -426,13 +276,6 @@ def test_a_gpu_is_recorded_without_nvml_too(fake_gpu: Fake, monkeypatch: pytest.
     assert (gpu["name"], gpu["power_limit_w"], gpu["ecc"], gpu["max_sm_clock_mhz"]) == ("Fake GPU", None, None, None)
 
 
-@pytest.mark.gpu
-def test_a_real_gpu_tells_its_state_in_less_than_a_millisecond() -> None:
-    pytest.importorskip("pynvml", reason="nvidia-ml-py is not installed")
-    state = gpu_state("cuda:0")
-    assert state is not None, nvml_reason("cuda:0")
-    assert state.sm_clock_mhz
-    start = time.perf_counter()
-    for _ in range(20):
-        gpu_state("cuda:0")
-    assert (time.perf_counter() - start) / 20 < 1e-3
+def test_a_missing_library_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert environment()["nvml"] == {"driver": None, "reason": nvml_reason()}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fourstage.runs.inspection import main
+from fourstage.cli.inspect import main
 
 SMALL = ["generation=greedy", "max_new_tokens=4", "dataset.samples=2", "dataset.seconds=0.4", "dataset.width=96",
          "dataset.height=64"]  # fmt: skip

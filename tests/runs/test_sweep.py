@@ -17,7 +17,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from fourstage.cli.run import main
-from fourstage.runs.sync import main as sync
+from fourstage.cli.sync import main as sync
 from fourstage.stages import SampleRecord
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
@@ -455,7 +455,7 @@ def test_a_sweep_whose_code_changed_is_told_and_begins_anew(
     words = [*on(dataset), "-m", "seed=1", "sweep.name=code", "dataset.limit=1"]
     assert run(*words)[0] == 0
     first = parent_of(store, "code")
-    for module in ("fourstage.sweep", "fourstage.identity"):
+    for module in ("fourstage.runs.sweep", "fourstage.runs.takeover", "fourstage.runs.identity"):
         monkeypatch.setattr(f"{module}.code_hash", lambda: "0123456789abcdef")
     assert run(*words, "sweep.resume=true")[0] == 0
     assert "the code changed since sweep code-" in capsys.readouterr().err
@@ -584,7 +584,7 @@ def test_a_sweep_killed_at_any_moment_ends_as_an_undisturbed_one_and_sync_has_no
 
 
 def test_ten_thousand_runs_do_not_slow_a_new_sweep(run: Run, tmp_path: Path, dataset: Path) -> None:
-    from fourstage.runs.resume import look  # noqa: F401  # imported before the clock starts
+    from fourstage.runs.resume import find_earlier  # noqa: F401  # imported before the clock starts
 
     full = Destination(f"sqlite:///{tmp_path}/full.db", str(tmp_path / "artifacts"), "fourstage")
     _, experiment = open_store(full)

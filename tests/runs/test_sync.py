@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from fourstage.cli.run import main
+from fourstage.cli.sync import main as sync
 from fourstage.records.table import Journal, write_records
-from fourstage.runs.sync import main as sync
 from fourstage.stages import SampleRecord, UserError
 from fourstage.tracking.deliver import announce, deliver
 from fourstage.tracking.folder import Process, RunFolder

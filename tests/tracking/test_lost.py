@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from fourstage.cli.run import main
+from fourstage.cli.sync import main as sync
 from fourstage.records.table import Journal
-from fourstage.runs.sync import main as sync
 from fourstage.stages import SampleRecord
 from fourstage.tracking.deliver import announce, deliver
 from fourstage.tracking.folder import RunFolder

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 
 from benchmarks import report
-from fourstage.measure.loop import WarmUp, measure, plan
+from fourstage.measure.loop import measure
+from fourstage.measure.warm_up import WarmUp
 from fourstage.records.table import write_records
 from fourstage.stages import SampleRecord, Sampling
 from fourstage.trust.audits import Audits, perturbed, run_audits
 from fourstage.trust.checks import CHECKS, SAMPLED, Check, Evidence, Expected, as_dict, check_run, not_finished, valid
 from fourstage.trust.roofline import Fastest, Shares
-from tests.fakes import fake, samples
+from tests.fakes import fake, plan, samples
 
 GREEDY = Sampling(0, 1, 0, max_new_tokens=100)
 EXPECTED = Expected("fp32", "float32", ("png",), 1, 1, 100, "natural", 1, 2048)

@@ -1,0 +1,142 @@
+"""What a run measures: its records as they are made, round by round, and the checks of all of them at the end.
+
+measurement.open(earlier_records)
+measurement.measure_round()        # once for each of the sweep's rounds
+measurement.check()
+measurement.close()
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from fourstage.runs.prepare import Prepared, Shared
+from fourstage.stages import SampleRecord
+
+if TYPE_CHECKING:
+    from fourstage.measure.cache import Filled
+    from fourstage.measure.protocol import Rounds
+    from fourstage.models.base import StagedPipeline
+    from fourstage.records.table import Journal, RecordFile
+    from fourstage.tracking.folder import RunFolder
+    from fourstage.trust.checks import Check
+
+MOST_TRACEBACKS = 3  # of samples that failed, saved with the run
+
+
+@dataclass
+class Measurement:
+    """The measurement of one run so far."""
+
+    prepared: Prepared
+    shared: Shared
+    folder: RunFolder
+    checks: list[Check] = field(default_factory=list)
+    figures: dict[str, float] = field(default_factory=dict)  # that the checks' evidence gives
+    tracebacks: dict[str, None] = field(default_factory=dict)
+    file: RecordFile | None = None
+    _journal: Journal | None = None
+    _rounds: Rounds | None = None
+    _filled: Filled | None = None
+    _earlier: Sequence[SampleRecord] = ()
+    _busy: float | None = None
+    _round: int = 0  # the next one of the sweep
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether any sample succeeded."""
+        return self.file is not None and self.file.count > self.file.failed
+
+    def open(self, earlier: Sequence[SampleRecord]) -> None:
+        """Open the files of the records, and write those of a half-done run first."""
+        from fourstage.measure.machine import processors_busy
+        from fourstage.records.table import Journal, RecordFile
+
+        self._earlier = earlier
+        making = self.folder.journal.with_name("journal.making")
+        making.unlink(missing_ok=True)
+        self._journal, self.file = Journal(making), RecordFile(self.folder.records)
+        for record in earlier:
+            self._save(record)
+        # the old journal's last line may have been cut short; a kill before this line loses no record
+        making.replace(self.folder.journal)
+        self._busy = processors_busy(self.shared.idle_since)
+
+    def measure_round(self) -> None:
+        """One round of the sweep: the model is loaded where it is not, and every sample measured."""
+        from fourstage.measure.cache import behind, with_cache
+        from fourstage.measure.protocol import measure_rounds, timing_of
+
+        config, samples = self.prepared.config, self.prepared.samples
+        models = self.shared.models_of(config)
+        pipeline, load_s = models.get(config)
+        if self._filled is None:
+            self._record_model(pipeline, load_s)
+            _, self._filled = with_cache(config, pipeline, samples)
+            self.folder.add_metrics(self._filled.metrics)
+            self.folder.add_tags(self._filled.tags)
+        pipeline = behind(self._filled, pipeline)
+        timing = timing_of(config, pipeline, models.beside_bytes(config), self._save_traceback)
+        self._rounds = measure_rounds(
+            config, pipeline, samples, self._save, self._rounds, self._round, self._earlier, timing
+        )
+        self._round += 1
+        # no reference to the pipeline is left: another job of the sweep may need its memory before the next round
+
+    def check(self) -> None:
+        """Close the records and compute the checks of them."""
+        from fourstage.measure.cache import behind
+        from fourstage.measure.machine import ProcessorTimes
+        from fourstage.trust.checks import check_run
+        from fourstage.trust.evidence import figures, gather
+
+        config = self.prepared.config
+        assert self.file is not None
+        assert self._rounds is not None
+        assert self._filled is not None
+        self.file.close()
+        self.close()
+        pipeline = behind(self._filled, self.shared.models_of(config).get(config)[0])
+        evidence = gather(config, pipeline, self._rounds.planned, self.file.path)
+        evidence = replace(evidence, busy=self._busy, warm_up=self._rounds.warm_up)
+        self.checks, self.figures = check_run(evidence), figures(evidence)
+        self._record_gpu("after", pipeline.facts.device)
+        self.shared.idle_since = ProcessorTimes.now()
+
+    def close(self) -> None:
+        """Close the journal, from which the records are read where the run does not come to its end."""
+        if self._journal is not None:
+            self._journal.close()
+            self._journal = None
+
+    def _save(self, record: SampleRecord) -> None:
+        assert self.file is not None
+        assert self._journal is not None
+        self.file.append(record)
+        self._journal.append(record)
+
+    def _save_traceback(self, error: Exception) -> None:
+        if len(self.tracebacks) < MOST_TRACEBACKS:
+            self.tracebacks["".join(traceback.format_exception(error))] = None
+
+    def _record_model(self, pipeline: StagedPipeline, load_s: float) -> None:
+        """The model's facts on the run; `load_model_s` is 0 where an earlier job had loaded it."""
+        facts = asdict(pipeline.facts)
+        self.folder.add_metrics({"load_model_s": load_s})
+        self.folder.add_tags(
+            {f"fourstage.{key}": str(value) for key, value in facts.items()}
+            | {"fourstage.reused_model": str(load_s == 0).lower()}
+        )
+        self.folder.add_file("model.json", facts)
+        self._record_gpu("before", pipeline.facts.device)
+
+    def _record_gpu(self, when: str, device: str) -> None:
+        """Clocks, power, temperature and what throttles the GPU, `before` and `after` the measurement."""
+        from fourstage.measure.machine import gpu_state, nvml_reason
+
+        if device.startswith("cuda"):
+            state = gpu_state(device)
+            self.folder.add_file(f"gpu_{when}.json", asdict(state) if state else {"reason": nvml_reason(device)})

@@ -1,0 +1,119 @@
+"""What happens before a run exists: dataset read, identity computed, weights looked for.
+
+prepared = prepare(job, config, Shared())
+prepared.samples, prepared.identity.whole
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fourstage.config import schema as settings
+from fourstage.config.schema import Config
+from fourstage.credentials import masked
+from fourstage.runs.identity import Identity, identify
+from fourstage.runs.job import Job
+from fourstage.runs.outcome import Outcome
+from fourstage.runs.signals import signals_held
+from fourstage.stages import Sample
+from fourstage.text import say
+
+if TYPE_CHECKING:
+    from fourstage.measure.machine import ProcessorTimes
+    from fourstage.models.loaded import KeptModels
+    from fourstage.tracking.store import Destination
+
+
+@dataclass
+class Shared:
+    """What the jobs of one process share."""
+
+    models: KeptModels | None = None  # loaded models; made by the first job, since torch takes a second to import
+    datasets: dict[Any, tuple[list[Sample], str]] = field(default_factory=dict)  # samples and digest, by settings
+    outcomes: dict[str, Outcome] = field(default_factory=dict)  # of the jobs so far, by the run's identity
+    idle_since: ProcessorTimes | None = None  # when the last job's measurement ended
+    environments: dict[Path, dict[str, Any]] = field(default_factory=dict)  # by the dataset's folder
+    in_launcher: bool = False  # other jobs of the sweep run in processes of their own
+
+    def models_of(self, config: Config) -> KeptModels:
+        """The loaded models of this process."""
+        from fourstage.models.loaded import KeptModels
+
+        if self.models is None:
+            self.models = KeptModels(config.sweep.memory_gb, several=config.sweep.rounds > 1)
+        return self.models
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known of a run before it exists."""
+
+    job: Job  # its tree as typed by the schema
+    config: Config
+    name: str
+    samples: Sequence[Sample]
+    identity: Identity
+    destination: Destination
+
+
+def prepare(job: Job, config: Config, shared: Shared) -> Prepared:
+    """Read the dataset, compute the identity, find the weights. Raises UserError for what cannot work."""
+    samples, digest = _dataset_of(config, shared)
+    with signals_held():  # an exception inside a half-done import would leave it broken
+        _import_quickly(
+            config, "trust.evidence", "report.run_table", "runs.resume", "tracking.deliver", "models.loaded"
+        )
+        from fourstage.models.load import preflight
+        from fourstage.tracking.store import Destination
+    preflight(config)
+    name = masked(config.run_name or settings.default_run_name(config, job.varied))
+    destination = Destination.of(config.tracking)
+    return Prepared(job, config, name, samples, identify(config, job.tree, digest), destination)
+
+
+def _dataset_of(config: Config, shared: Shared) -> tuple[list[Sample], str]:
+    """The samples and their digest, read once in a process."""
+    from fourstage.data.dataset import dataset_digest
+
+    if config.dataset not in shared.datasets:
+        from fourstage.data.samples import read_samples
+
+        samples = read_samples(config.dataset)
+        shared.datasets[config.dataset] = samples, dataset_digest(samples, config.dataset.hash, say)
+    return shared.datasets[config.dataset]
+
+
+def digest_of_settings(tree: Mapping[str, Any]) -> str | None:
+    """The digest of the data that every job of a sweep reads; None where the jobs differ in it."""
+    from fourstage.data.dataset import dataset_digest
+    from fourstage.data.samples import read_samples
+    from fourstage.stages import UserError
+
+    try:
+        dataset = settings.dataset_settings(tree)
+    except UserError:  # a job's own overrides complete it, or its run reports the mistake
+        return None
+    return dataset_digest(read_samples(dataset), dataset.hash, say)
+
+
+def _import_quickly(config: Config, *modules: str) -> None:
+    """Import what is heavy. GC is disabled during the imports, and what was imported is frozen afterwards: it makes
+    start-up a second faster, and keeps a full collection over all of it from pausing a stage."""
+    imported = len(sys.modules)
+    gc.disable()
+    try:
+        for module in modules:
+            import_module(f"fourstage.{module}")
+        from fourstage.models.load import import_libraries
+
+        import_libraries(config)
+        if len(sys.modules) > imported:
+            gc.freeze()
+    finally:
+        gc.enable()
