@@ -17,6 +17,7 @@ from importlib import import_module
 
 import fourstage
 from fourstage.cli.command import UNUSABLE
+from fourstage.text import say
 
 COMMANDS = {  # name → module, what it does
     "run": ("fourstage.cli.run", "measure one configuration, or with -m a sweep of them"),
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first and "=" not in first and not first.startswith(("-", "+", "~")):
         from fourstage.config.schema import suggest
 
-        print(f"error: unknown command {first!r}; {suggest(first, list(COMMANDS))}", file=sys.stderr)
+        say(f"error: unknown command {first!r}; {suggest(first, list(COMMANDS))}")
         return UNUSABLE
     return _call("run", words)
 

@@ -33,7 +33,7 @@ from fourstage.config.compose import (
     share_plugins_settings,
     with_own_studies,
 )
-from fourstage.credentials import take_out
+from fourstage.credentials import masked, take_out
 from fourstage.paths import shortened
 from fourstage.runs.session import FAILED, INTERRUPTED, TERMINATED, UNUSABLE, Job, Kept, Terminated, run_job, say
 from fourstage.stages import UserError
@@ -113,7 +113,7 @@ def _safe_to_show(flags: Sequence[str]) -> Iterator[None]:
         with redirect_stdout(shown):
             yield
     finally:
-        print(printable(shown.getvalue()), end="", flush=True)
+        print(printable(masked(shown.getvalue())), end="", flush=True)
 
 
 def hydra_job(cfg: DictConfig) -> float | None:

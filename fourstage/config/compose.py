@@ -349,8 +349,14 @@ def jobs_of(cfg: Any) -> tuple[tuple[str, ...], ...] | None:
 
 
 def from_hydra(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf raised it: then it is about the command line."""
-    return type(error).__module__.startswith(("hydra", "omegaconf", "antlr4"))
+    """Whether Hydra or OmegaConf raised it, some as a ValueError: then it is about the command line."""
+    place = error.__traceback__
+    while place is not None and place.tb_next is not None:
+        place = place.tb_next
+    raised_in = "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
+    return type(error).__module__.startswith(("hydra", "omegaconf", "antlr4")) or raised_in.startswith(
+        ("hydra.", "omegaconf.", "antlr4.")
+    )
 
 
 def hydras_word(error: Exception) -> str:
