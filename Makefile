@@ -25,11 +25,12 @@ ui: .venv/installed  ## MLflow's UI on the local store (PORT=5000)
 test: .venv/installed  ## run every test, a file at a time on each processor
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile
 
-bench: .venv/installed  ## what measuring, a million records, comparing a thousand runs and sweeps cost
+bench: .venv/installed  ## what measuring, a million records, comparing a thousand runs, sweeps and reading cost
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/reading.py
 
 lint: .venv/installed  ## formatting and lint
 	$(BIN)/ruff format --check .

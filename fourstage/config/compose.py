@@ -348,15 +348,19 @@ def jobs_of(cfg: Any) -> tuple[tuple[str, ...], ...] | None:
     return tuple(tuple(job) for batch in batches for job in batch)
 
 
+HYDRAS = ("hydra.", "omegaconf.", "antlr4.")
+
+
 def from_hydra(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf raised it, some as a ValueError: then it is about the command line."""
-    place = error.__traceback__
-    while place is not None and place.tb_next is not None:
+    """Whether Hydra or OmegaConf raised it, or what they called did: then it is about the command line."""
+    if type(error).__module__.startswith(HYDRAS):
+        return True
+    place, last = error.__traceback__, ""
+    while place is not None:
+        module = str(place.tb_frame.f_globals.get("__name__", ""))
+        last = module if module.startswith((*HYDRAS, "fourstage")) else last
         place = place.tb_next
-    raised_in = "" if place is None else str(place.tb_frame.f_globals.get("__name__", ""))
-    return type(error).__module__.startswith(("hydra", "omegaconf", "antlr4")) or raised_in.startswith(
-        ("hydra.", "omegaconf.", "antlr4.")
-    )
+    return last.startswith(HYDRAS)
 
 
 def hydras_word(error: Exception) -> str:
@@ -370,6 +374,9 @@ def hydras_word(error: Exception) -> str:
     if match := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", str(error)):
         return plugin_word(match[1], match[2])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not type(error).__module__.startswith(HYDRAS):  # it trips over a value that it does not check
+        reason = f"{type(error).__name__}{': ' if lines else ''}{'; '.join(lines[:1])}"
+        return f"Hydra cannot use these settings ({reason}); look at those of groups and hydra.*"
     return "; ".join(lines[:2]) or type(error).__name__
 
 

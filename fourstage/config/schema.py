@@ -17,6 +17,7 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -529,6 +530,7 @@ def _groups(hint: Any) -> list[Any]:
     return [member for member in _members(hint) if is_dataclass(member)]
 
 
+@cache
 def _leaves(kind: Any = Config, path: str = "") -> dict[str, list[Any]]:
     """Every dotted key of the schema, with what each option of its group asks for."""
     leaves: dict[str, list[Any]] = {}

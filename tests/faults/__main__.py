@@ -48,8 +48,6 @@ def main() -> int:
     if asked.json:
         print(json.dumps(found))
         return 0
-    for fault in found["faults"]:
-        print(fault)
     print(f"{found['cases']} cases in {found['commands']} commands, {len(found['faults'])} faults, "
           f"{found['cpu_s']:.0f} s of a processor, {found['peak_bytes'] / 2**30:.2f} GiB at most")  # fmt: skip
     return 1 if found["faults"] else 0
@@ -82,7 +80,9 @@ def drive(asked: argparse.Namespace) -> dict[str, Any]:
                     cases += line["cases"]
                     commands += 1
                     kinds[line["kind"]] = kinds.get(line["kind"], 0) + line["cases"]
-                    faults += [f"{now}: {fault}" for fault in line["faults"]]
+                    faults += (new := [f"{now}: {fault}" for fault in line["faults"]])
+                    if not asked.json:
+                        print(*new, sep="\n", end="\n" * bool(new), flush=True)
                     if asked.at is not None:
                         print(f"{now} {line['words']}\nexit code {line['code']}\n{line['screen']}")
         _, status, usage = os.wait4(worker.pid, 0)
