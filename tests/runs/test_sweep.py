@@ -455,7 +455,7 @@ def test_a_sweep_whose_code_changed_is_told_and_begins_anew(
     words = [*on(dataset), "-m", "seed=1", "sweep.name=code", "dataset.limit=1"]
     assert run(*words)[0] == 0
     first = parent_of(store, "code")
-    for module in ("fourstage.sweep", "fourstage.identity"):
+    for module in ("fourstage.runs.sweep", "fourstage.runs.identity"):
         monkeypatch.setattr(f"{module}.code_hash", lambda: "0123456789abcdef")
     assert run(*words, "sweep.resume=true")[0] == 0
     assert "the code changed since sweep code-" in capsys.readouterr().err
