@@ -85,9 +85,9 @@ def find_equal(
     if exact:
         return found
     tag = field.partition(".")[2].strip("`")
-    own = {"attributes.run_id": lambda run: run.run_id, "attributes.run_name": lambda run: run.name}
-    of = own.get(field, lambda run: run.tags.get(tag))
-    return [run for run in found if of(run) == text][:newest]
+    return [run for run in found if {"run_id": run.run_id, "run_name": run.name}.get(tag, run.tags.get(tag)) == text][
+        :newest
+    ]
 
 
 def children_of(destination: Destination, parent: str, settings_hash: str | None = None) -> list[RunFacts]:

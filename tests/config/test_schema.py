@@ -165,11 +165,11 @@ def test_what_every_run_has_is_not_in_its_name() -> None:
     assert named() == "eventgpt-demo-fp32-T0.6"
     assert named("model=videollava", "generation=greedy") == "videollava-demo-fp32-greedy"
     assert named("generation=fixed", "weights=random") == "eventgpt-random-fp32-greedy-fixed128"
+    choices = ((), ("model=videollava",), ("weights=random",), ("weights=pretrained",),
+               ("dataset=eventgpt_json", "dataset.root=x"))  # fmt: skip
+    flats = [settings.flatten(composed(*overrides)) for overrides in choices]
     for key, value in settings.UNSAID.items():
-        trees = [composed(*overrides) for overrides in
-                 ((), ("model=videollava",), ("weights=random",), ("weights=pretrained",),
-                  ("dataset=eventgpt_json", "dataset.root=x"))]  # fmt: skip
-        found = [flat[key] for flat in map(settings.flatten, trees) if key in flat]
+        found = [flat[key] for flat in flats if key in flat]
         assert found, key
         assert set(found) == {value}, key
 

@@ -1,7 +1,7 @@
 """Bad runs, generated from a seed: words for the command line, and the files that they name.
 
-    for trial in trials(folder, seed=0, count=300):
-        main(trial.words)
+for trial in trials(folder, seed=0, count=300):
+    main(trial.words)
 """
 
 from __future__ import annotations
@@ -35,7 +35,16 @@ class Trial:
     samples: bool = field(default=False)  # whether each case is a sample with a record of its own
 
 
-SHARES = {"clips": 18, "pictures": 18, "folders": 9, "events": 18, "entries": 9, "json": 9, "settings": 24, "checkpoints": 9}
+SHARES = {
+    "clips": 18,
+    "pictures": 18,
+    "folders": 9,
+    "events": 18,
+    "entries": 9,
+    "json": 9,
+    "settings": 24,
+    "checkpoints": 9,
+}
 MEDIA: dict[str, tuple[str, Callable[[Path, random.Random, int], Iterator[Case]]]] = {
     "clips": ("videollava", clips),
     "pictures": ("eventgpt", pictures),
@@ -89,7 +98,8 @@ TEXTS = (
     "null", "1e400", "\u2028", "'; drop table runs; --",
 )  # fmt: skip
 VALUES: tuple[Any, ...] = (
-    None, True, 0, -1, 10**30, 1.5, float("nan"), float("inf"), [], {}, [[]], [None], {"a": {"b": [1]}}, ["x"] * 3, *TEXTS,
+    None, True, 0, -1, 10**30, 1.5, float("nan"), float("inf"), [], {}, [[]], [None], {"a": {"b": [1]}}, ["x"] * 3,
+    *TEXTS,
 )  # fmt: skip
 
 
@@ -101,7 +111,10 @@ def entries(root: Path, rng: random.Random, count: int) -> Iterator[Case]:
     Image.new("RGB", (8, 8), "red").save(folder / "good.png")
     for number in range(count):
         entry = whole(f"entry {number}") | {"event_image": ["good.png"]}
-        key, text = rng.choice(["id", "question", "answer", "event_image", "event_data", "further"]), rng.choice(TEXTS[1:])
+        key, text = (
+            rng.choice(["id", "question", "answer", "event_image", "event_data", "further"]),
+            rng.choice(TEXTS[1:]),
+        )
         if number == 0:
             key = "nothing"
         elif key == "question":
@@ -166,7 +179,9 @@ def _bad_json(listed: list[dict[str, Any]], rng: random.Random) -> tuple[str, by
     if kind == "digits":
         return "digits", text.replace('"entry 0"', rng.choice(["9" * 5000, "1e999", "-" + "1" * 400, "NaN"])).encode()
     if kind == "deep":
-        return "deep", text.replace('"entry 0"', rng.choice(["[" * 90_000, "[" * 900 + "]" * 900, '{"a":' * 9000])).encode()
+        return "deep", text.replace(
+            '"entry 0"', rng.choice(["[" * 90_000, "[" * 900 + "]" * 900, '{"a":' * 9000])
+        ).encode()
     if kind == "encoding":
         return "encoding", text.encode(rng.choice(["utf-16", "utf-32", "utf-8-sig"]))
     return rng.choice([JSON_NAME, "/dev/zero", "/dev/null", "/", "/nowhere", "/proc/self/mem"]), None
@@ -177,8 +192,10 @@ def _bad_json(listed: list[dict[str, Any]], rng: random.Random) -> tuple[str, by
 WORDS = (
     "", "-1", "-0.0", "1e400", "9" * 5000, "nan", "inf", "null", "[]", "{}", "[1,2]", "{a:1}", "true", "x", "0x10", "~",
     "a b", EVIL.replace("\x00", ""), "\u202e", "${seed}", "${nothing}", "${oc.env:NOTHING}", "${", "'", '"', "a=b", ",",
-    "x,", "range(1,3)", "choice(a,b)", "glob(*)", "int(x)", "/", ".", "..", "/dev/null", "/dev/null/x", "/proc/self/mem",
-    "file:x", "sqlite://", "sqlite:///", "sqlite:////dev/null", "mysql://u:p@h/d", "1e9", "07", "1_000", "2024e5", "1:30",
+    "x,", "range(1,3)", "choice(a,b)", "glob(*)", "int(x)", "/", ".", "..", "/dev/null", "/dev/null/x",
+    "/proc/self/mem",
+    "file:x", "sqlite://", "sqlite:///", "sqlite:////dev/null", "mysql://u:p@h/d", "1e9", "07", "1_000",
+    "2024e5", "1:30",
     "p" * 5000, "n/" * 3000, "é" * 200, "\\", "\\'", "$(id)", "a;b", "../x", "???", "!!python/object:os.system", "%00",
     "a\nb", "a\tb", "0.5", "None", "'${seed}'", "1,2", "\ud83d",
 )  # fmt: skip
@@ -187,14 +204,27 @@ KEYS = (
     "dataset.limit", "dataset.max_sample_bytes", "dataset.question", "dataset.hash", "dataset.root", "dataset.file",
     "precision", "generation", "temperature", "top_p", "top_k", "num_beams", "stop", "engine", "engine.attention",
     "protocol", "protocol.order", "protocol.io", "protocol.target_half_width", "protocol.sentinel", "tracking",
-    "tracking.uri", "tracking.experiment", "tracking.wait_s", "tracking.traces", "prompt", "seed", "device", "batch_size",
+    "tracking.uri", "tracking.experiment", "tracking.wait_s", "tracking.traces", "prompt", "seed", "device",
+    "batch_size",
     "cache", "study", "run_name", "sweep", "sweep.name", "sweep.resume", "sweep.memory_gb", "sweep.rounds", "objective",
     "hydra", "hydra.job.chdir", "hydra.job.name", "hydra.job.num", "hydra.output_subdir", "hydra.mode", "hydra.verbose",
     "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.searchpath", "hydra/launcher", "hydra/sweeper",
     "hydra/job_logging", "hydra.callbacks.fourstage._target_", "hydra.sweeper.params", "+experiments", "experiments",
     "+new", "++run_name", "~model", "~protocol.io", "temprature", "", "a.b.c.d", EVIL, "run_name.x",
 )  # fmt: skip
-FLAGS = ("--cfg", "--cfg=job", "--info", "--bogus", "-cn", "-cd", "--config-dir=/nowhere", "--package=x", "--run", "-m", "-m")
+FLAGS = (
+    "--cfg",
+    "--cfg=job",
+    "--info",
+    "--bogus",
+    "-cn",
+    "-cd",
+    "--config-dir=/nowhere",
+    "--package=x",
+    "--run",
+    "-m",
+    "-m",
+)
 
 
 def _settings(rng: random.Random) -> Iterator[Trial]:

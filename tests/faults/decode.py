@@ -1,6 +1,6 @@
 """What a sample's files show, decoded by others: ffmpeg's command line, Pillow, numpy and a loop over events.
 
-    wrong_picture(media, sample)      # "" where what the product read is what they show
+wrong_picture(media, sample)      # "" where what the product read is what they show
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Bad images, videos and events, generated from a seed: healthy files that are cut, changed, renamed or replaced.
 
-    for case in pictures(folder, random.Random(0), count=40):
-        case.entry      # what a dataset lists; its files lie below `folder`
+for case in pictures(folder, random.Random(0), count=40):
+    case.entry      # what a dataset lists; its files lie below `folder`
 """
 
 from __future__ import annotations
@@ -305,7 +305,7 @@ def unbounded(path: Path, rng: random.Random) -> str:
     elif kind == "memo":
         path.write_bytes(head + b"\x80\x02](" + b"T" + struct.pack("<i", 10**6) + b"x" * 10**6 + b"2" * 50_000 + b"e.")
     elif kind == "claims":
-        text = f"{{'descr': [('x', '<u8'), ('y', '<u8'), ('t', '<u8'), ('p', '<u8')], 'fortran_order': False, "
+        text = "{'descr': [('x', '<u8'), ('y', '<u8'), ('t', '<u8'), ('p', '<u8')], 'fortran_order': False, "
         text += f"'shape': ({rng.choice([10**8, 10**15, 2**62])},), }}"
         path.write_bytes(b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text) + 1) + text.encode() + b"\n" + bytes(4000))
     else:

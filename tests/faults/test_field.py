@@ -1,4 +1,4 @@
-"""Files and settings from people's reports: which test holds each to its value, and all files in runs of the command."""
+"""Files and settings from people's reports: which test holds each to its value, and all files through the command."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ TESTS = {
     "12-png-16-bit-rgb": "tests.data.test_images:test_twelve_bits_in_sixteen_are_refused",
     "13-polarity-minus-one": "tests.data.test_events:test_polarity_minus_one_and_one_gives_the_images_of_zero_and_one",
     "14-lone-surrogate": "tests.test_hostile_text:test_the_dataset_that_ends_in_half_an_emoji_finishes",
-    "22-other-containers": "tests.data.test_video:test_a_gif_of_people_is_refused_with_the_names_of_those_that_are_read",
+    "22-other-containers":
+        "tests.data.test_video:test_a_gif_of_people_is_refused_with_the_names_of_those_that_are_read",
     "bad/01-npy-deep-tuple-segfault": "tests.data.test_events:test_hostile_files_are_refused_and_named",
     "bad/08-88Mpx-picture-listed-forty-times":
         "tests.data.test_images:test_a_picture_of_88_megapixels_listed_forty_times_is_refused_unread",
