@@ -193,6 +193,23 @@ def test_a_dataset_and_a_result_file_with_a_key_twice_are_refused(
     assert capsys.readouterr().err.count("the key 'id' is twice in the object at entry 0") == 2
 
 
+def test_a_result_file_with_halves_of_characters_is_taken_in(
+    store: Destination, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def spoilt(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {f"{HALF}{EVIL}": 1} | {key: spoilt(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [spoilt(item) for item in value]
+        return f"{value}{HALF}{EVIL}" if isinstance(value, str) else value
+
+    (tmp_path / "old.json").write_text(json.dumps(spoilt(lists())))
+    assert ingest.main(["file=old.json", f"uri={store.uri}"]) == 0
+    assert "FINISHED" in harmless(capsys)
+
+
 # ---- texts as they were typed, numbers as they are meant ----
 
 
@@ -257,6 +274,7 @@ def test_one_number_has_one_identity_and_one_name_however_it_was_written() -> No
         (["seed=" + "9" * 5000], "a whole number of thousands of digits"),
         (["temperature=" + "9" * 4000], "expected a number from 0 up to 100"),
         (["-m", "seed=range(1,1000000000000)"], "over 100,000 values"),
+        (["-m", "seed=glob(*)"], "'seed=glob(*)': glob() chooses among the options of a group"),
         (["dataset=eventgpt_json", f"dataset.root={'r' * 5000}"], "a name of 5,000 bytes"),
         (["dataset=eventgpt_json", 'dataset.root="a\nb"'], "contains a line break"),
         (["dataset=eventgpt_json", "dataset.root=.", "dataset.file=."], "no dataset file '.'"),

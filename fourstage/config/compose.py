@@ -320,7 +320,7 @@ def swept_words(cfg: Any) -> dict[str, str]:
 
     params = cfg.hydra.sweeper.get("params") or {}
     words = [f"{key}={value}" for key, value in params.items()] + [str(word) for word in cfg.hydra.overrides.task]
-    parsed = OverridesParser.create().parse_overrides(words)
+    parsed = OverridesParser.create(_loader()).parse_overrides(words)
     own = {str(key) for key in params} if "basic" not in cfg.hydra.sweeper._target_.lower() else set()
     return {
         override.key_or_group: str(override.get_value_string() if override.value_type else override.value())
@@ -344,11 +344,19 @@ def jobs_of(cfg: Any) -> tuple[tuple[str, ...], ...] | None:
         return None
     params = cfg.hydra.sweeper.get("params") or {}
     words = [f"{key}={value}" for key, value in params.items()] + [str(word) for word in cfg.hydra.overrides.task]
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(words), None)
+    batches = BasicSweeper.split_arguments(OverridesParser.create(_loader()).parse_overrides(words), None)
     return tuple(tuple(job) for batch in batches for job in batch)
 
 
 HYDRAS = ("hydra.", "omegaconf.", "antlr4.")
+
+
+def _loader() -> Any:
+    """Hydra's reader of conf/, which glob() asks for the options of a group; None outside a Hydra run."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance()
+    return running.config_loader() if running.is_initialized() else None
 
 
 def from_hydra(error: Exception) -> bool:
@@ -398,6 +406,10 @@ def _values(override: Any) -> list[Any]:
     if override.is_delete():
         return []
     value = override._value
+    if type(value).__name__ == "Glob":  # of Hydra: it chooses among files, and a plain setting has none
+        if override.key_or_group in settings.GROUPS:
+            return []
+        raise SettingError(f"{shortened(str(override.input_line))!r}: glob() chooses among the options of a group")
     if override.is_choice_sweep():
         return [_plain(item) for item in value.list]
     if override.is_range_sweep():
