@@ -112,7 +112,8 @@ def test_a_composition_that_is_shown_has_no_password_of_a_file_of_settings(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "experiments").mkdir()
-    study = "# @package _global_\nstudy: mine\ntracking:\n  uri: http://me:secret@host\nhydra:\n  sweeper: {params: {seed: '0,1'}}\n"
+    study = "# @package _global_\nstudy: mine\ntracking: {uri: 'http://me:secret@host'}\n"
+    study += "hydra: {sweeper: {params: {seed: '0,1'}}}\n"
     (tmp_path / "experiments" / "mine.yaml").write_text(study)
     assert main(["+experiments=mine", "--cfg", "job"]) == 0
     out = capsys.readouterr().out
