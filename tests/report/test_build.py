@@ -618,7 +618,7 @@ def test_a_run_of_settings_that_are_not_known_is_left_out(where: Destination, tm
         ("margin=nan", "margin=nan: expected a number between 0 and 1"),
         ("out=a\0b", "contains a NUL byte"),
         ("out=~nobody-of-this-name/x", "no home folder is known for ~nobody-of-this-name"),
-        ("out=\ud800", "is no folder's name: 'utf-8' codec can't encode"),
+        ("out=\ud800", "expected text in UTF-8"),
         ("by=colour", "by=colour: no such setting of these runs"),
         (f"by={'x' * 5000}", "no such setting of these runs"),
     ],
