@@ -47,11 +47,12 @@ docs: .venv/developer  ## build the documentation in build/site/; a dead link is
 
 check: lint types docs test  ## all of lint, types, docs and test
 
-bench: .venv/developer  ## the cost of measuring, of a long run's report, of a large comparison and of a sweep
+bench: .venv/developer  ## the cost of measuring, of a long run's report, of a large comparison, of a sweep and of reading
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/sweep.py
+	$(BIN)/python benchmarks/reading.py
 
 format: .venv/developer  ## format the code and apply safe fixes
 	$(BIN)/ruff format .

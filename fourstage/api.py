@@ -250,8 +250,7 @@ def _execute(overrides: Sequence[str]) -> list[Run]:
     """The runs of a command line, in the order of its jobs. Raises UserError where the store lacks one of them."""
     from fourstage.cli.run import execute
     from fourstage.tracking.folder import RunFolder
-    from fourstage.tracking.reader import find_runs
-    from fourstage.tracking.search import quote_text
+    from fourstage.tracking.reader import find_equal
 
     execution = execute(overrides)
     if execution.folder is None:
@@ -261,7 +260,7 @@ def _execute(overrides: Sequence[str]) -> list[Run]:
     for outcome in execution.outcomes:
         found = []
         if outcome.run_id is not None:
-            found = find_runs(destination, f"attributes.run_id = {quote_text(outcome.run_id)}", newest=1)
+            found = find_equal(destination, "attributes.run_id", outcome.run_id, newest=1)
         if not found:
             raise UserError(f"{outcome.name} left no run in the store: {outcome.why or 'fourstage sync sends it'}")
         runs.append(Run(found[0], destination))

@@ -13,9 +13,11 @@ template escapes, and rich's markup, which rich escapes.
 from __future__ import annotations
 
 import io
+import logging
 import re
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,12 +30,14 @@ _UNSEEN = re.compile(
 )
 _MARKDOWN = re.compile(r"[\\`*_\[\]{}~#|$]")
 _ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
+_ENDLESS = re.compile(r"(\S{60})\S{400,}(\S{40})")
 _SURROGATES = re.compile("[\ud800-\udfff]")
 
 
 def say(text: str) -> None:
-    """Print one line on stderr, since stdout holds results, without passwords and without what steers a terminal."""
-    print(line(masked(text)), file=sys.stderr, flush=True)
+    """Print one line on stderr, since stdout holds results, without passwords and without what steers a terminal; of a
+    word of thousands of letters, which is no word, its two ends."""
+    print(_ENDLESS.sub(r"\1…\2", line(masked(text))), file=sys.stderr, flush=True)
 
 
 def say_traceback() -> None:
@@ -42,10 +46,27 @@ def say_traceback() -> None:
 
 
 def prepare_output() -> None:
-    """Let stdout and stderr show as an escape what their encoding lacks, where Python would raise an error."""
+    """Let stdout and stderr show as an escape what their encoding lacks, where Python would raise an error, and make
+    what libraries log and warn of safe to show: they quote names and texts of files."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
+    logging.setLogRecordFactory(_Record)
+    warnings.formatwarning = _warning
+
+
+class _Record(logging.LogRecord):
+    """What a library logs, without passwords and without what steers a terminal."""
+
+    def getMessage(self) -> str:  # noqa: N802
+        return printable(masked(super().getMessage()))
+
+
+_format_warning = warnings.formatwarning
+
+
+def _warning(*args: Any, **more: Any) -> str:
+    return printable(masked(_format_warning(*args, **more)))
 
 
 def storable(value: Any) -> Any:

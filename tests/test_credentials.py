@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from fourstage.cli.hydra_job import SweepCallback
+from fourstage.cli.run import main
 from fourstage.config.compose import as_tree
 from fourstage.config.multirun import hide_credentials
 from fourstage.credentials import KEPT, complete, keep, login, masked, masked_error, masked_tree, take_out
@@ -105,3 +106,17 @@ def test_what_hydra_writes_of_a_password_in_a_file_of_settings_is_cleaned_before
     hide_credentials(composed)  # of a sweep, whose jobs compose again
     assert as_tree(composed)["tracking"] == {"uri": "http://host:5000"}
     assert login("http://host:5000") == ("me", "secret")
+
+
+def test_a_composition_that_is_shown_has_no_password_of_a_file_of_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "experiments").mkdir()
+    study = "# @package _global_\nstudy: mine\ntracking: {uri: 'http://me:secret@host'}\n"
+    study += "hydra: {sweeper: {params: {seed: '0,1'}}}\n"
+    (tmp_path / "experiments" / "mine.yaml").write_text(study)
+    assert main(["+experiments=mine", "--cfg", "job"]) == 0
+    out = capsys.readouterr().out
+    assert "uri: http://host" in out
+    assert "secret" not in out

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fourstage.text import markdown_cell, one_line, printable
+from fourstage.text import markdown_cell, one_line, prepare_output, printable, say
 
 
 @pytest.mark.parametrize(
@@ -47,3 +50,25 @@ def test_a_cell_keeps_what_it_says() -> None:
     assert markdown_cell("a|b\n`c` [d](http://e)") == r"a\|b ⏎ \`c\` \[d\](http:&#47;&#47;e)"
     assert markdown_cell("<script>&") == "&lt;script&gt;&amp;"
     assert one_line(" two\n lines ") == "two ⏎ lines"
+
+
+def test_a_line_shows_the_ends_of_a_word_that_has_none(capsys: pytest.CaptureFixture[str]) -> None:
+    say(f"error: no run '{'a' * 5000}z' in {'d/' * 100}x")
+    assert capsys.readouterr().err == f"error: no run '{'a' * 59}…{'a' * 38}z' in {'d/' * 100}x\n"
+
+
+def test_what_libraries_log_and_warn_of_is_safe_to_show(capsys: pytest.CaptureFixture[str]) -> None:
+    factory, form = logging.getLogRecordFactory(), warnings.formatwarning
+    (library := logging.getLogger("library")).addHandler(logging.StreamHandler())
+    library.propagate = False
+    try:
+        prepare_output()
+        library.warning("%s at http://me:secret@host", "\x1b[31mred")
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            shown = warnings.formatwarning("\x1b[31mred", UserWarning, "file.py", 1)
+    finally:
+        logging.setLogRecordFactory(factory)
+        warnings.formatwarning = form
+    assert "␛[31mred" in shown
+    assert capsys.readouterr().err == "␛[31mred at http://host\n"

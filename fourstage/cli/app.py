@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from fourstage.exit_codes import UNUSABLE
+from fourstage.text import say
 from fourstage.version import __version__
 
 COMMANDS = {  # name → module, what it does
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first and "=" not in first and not first.startswith(("-", "+", "~")):
         from fourstage.config.schema import suggest
 
-        print(f"error: unknown command {first!r}; {suggest(first, list(COMMANDS))}", file=sys.stderr)
+        say(f"error: unknown command {first!r}; {suggest(first, list(COMMANDS))}")
         return UNUSABLE
     return _call("run", words)
 

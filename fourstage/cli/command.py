@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from fourstage.config.schema import SettingError, suggest
 from fourstage.credentials import take_out
 from fourstage.exit_codes import FAILED, UNUSABLE
+from fourstage.paths import shortened
 from fourstage.stages import UserError
 from fourstage.text import is_storable, prepare_output, say, say_traceback
 
@@ -39,10 +40,11 @@ def parse_words(argv: Sequence[str], defaults: Mapping[str, str]) -> dict[str, s
     for argument in argv:
         key, equals, value = argument.partition("=")
         if not equals:
-            raise SettingError(f"{argument!r} is no setting: expected key=value with one of {', '.join(defaults)}")
+            expected = f"expected key=value with one of {', '.join(defaults)}"
+            raise SettingError(f"{shortened(argument)!r} is no setting: {expected}")
         if key not in settings:
-            raise SettingError(f"unknown setting {key!r}; {suggest(key, list(defaults))}")
+            raise SettingError(f"unknown setting {shortened(key)!r}; {suggest(key, list(defaults))}")
         if not is_storable(value):
-            raise SettingError(f"{key}={value!r}: expected text in UTF-8")
+            raise SettingError(f"{key}={shortened(value)!r}: expected text in UTF-8")
         settings[key] = value
     return settings

@@ -33,7 +33,7 @@ from fourstage.config.compose import (
     share_plugins_settings,
     with_own_studies,
 )
-from fourstage.credentials import take_out
+from fourstage.credentials import masked, take_out
 from fourstage.exit_codes import FAILED, INTERRUPTED, TERMINATED, UNUSABLE
 from fourstage.paths import shortened
 from fourstage.plugins import conf_folder
@@ -162,7 +162,7 @@ def _safe_to_show(flags: Sequence[str]) -> Iterator[None]:
         with redirect_stdout(shown):
             yield
     finally:
-        print(printable(shown.getvalue()), end="", flush=True)
+        print(printable(masked(shown.getvalue())), end="", flush=True)
 
 
 def _as_user_error(error: Exception) -> UserError | None:

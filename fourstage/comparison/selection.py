@@ -80,10 +80,9 @@ def select_runs(destination: Destination, words: Words) -> Chosen:
 
 def children(destination: Destination, parent_id: str) -> Chosen:
     """The runs of a sweep by its parent's run id, as `select_runs` gives them; they may be fewer than two."""
-    from fourstage.tracking.reader import children_of, find_runs
-    from fourstage.tracking.search import quote_text
+    from fourstage.tracking.reader import children_of, find_equal
 
-    parents = find_runs(destination, f"attributes.run_id = {quote_text(parent_id)}", newest=1)
+    parents = find_equal(destination, "attributes.run_id", parent_id, newest=1)
     parent = parents[0] if parents else None
     name = parent.tags.get("fourstage.sweep", parent.name) if parent else parent_id
     runs, left_out = _finished(in_order(children_of(destination, parent_id)))
@@ -117,15 +116,13 @@ def _two(destination: Destination, words: Words) -> Chosen:
 
 def _find(destination: Destination, wanted: str) -> RunFacts:
     """The finished run of that id or name. Raises UserError where there is none, and where several share the name."""
-    from fourstage.tracking.reader import find_runs
-    from fourstage.tracking.search import quote_text
+    from fourstage.tracking.reader import find_equal, find_runs
 
-    text = quote_text(wanted)
-    found = find_runs(destination, f"attributes.run_id = {text}") or find_runs(
-        destination, f"attributes.run_name = {text}"
+    found = find_equal(destination, "attributes.run_id", wanted) or find_equal(
+        destination, "attributes.run_name", wanted
     )
     if not found and _is_prefix(wanted):
-        found = find_runs(destination, f"attributes.run_id LIKE {quote_text(f'{wanted}%')}")
+        found = find_runs(destination, f"attributes.run_id LIKE '{wanted}%'")
     runs = [run for run in found if not is_parent(run)]
     if len(runs) > 1:
         raise _shared(wanted, runs)
@@ -171,23 +168,17 @@ def _sweep(destination: Destination, wanted: str) -> tuple[RunFacts | None, str]
 
     Of several sweeps of one name the newest is meant, which is said.
     """
-    from fourstage.tracking.reader import find_runs
-    from fourstage.tracking.search import quote_text
+    from fourstage.tracking.reader import find_equal, find_runs
 
     if not wanted:
         if not (newest := find_runs(destination, "tags.`fourstage.sweep` LIKE '%'", newest=1)):
             raise UserError("no sweep in this store: run one with -m, or name baseline= and target=")
         return _parent_of(destination, newest[0]), newest[0].tags["fourstage.sweep"]
-    text = quote_text(wanted)
-    for search in (
-        f"{PARENT} and tags.`fourstage.sweep` = {text}",
-        f"{PARENT} and attributes.run_name = {text}",
-        f"{PARENT} and attributes.run_id = {text}",
-    ):
-        if parents := find_runs(destination, search):
+    for field in ("tags.`fourstage.sweep`", "attributes.run_name", "attributes.run_id"):
+        if parents := find_equal(destination, field, wanted, also=PARENT):
             _say_which(wanted, parents)
             return parents[0], parents[0].tags.get("fourstage.sweep", parents[0].name)
-    if orphans := find_runs(destination, f"tags.`fourstage.sweep` = {text}", newest=1):
+    if orphans := find_equal(destination, "tags.`fourstage.sweep`", wanted, newest=1):
         return _parent_of(destination, orphans[0]), wanted
     parents = find_runs(destination, PARENT, newest=NAMES)
     known = {*(run.name for run in parents), *(run.tags.get("fourstage.sweep", "") for run in parents)} - {""}
@@ -203,26 +194,22 @@ def _say_which(wanted: str, parents: Sequence[RunFacts]) -> None:
 
 def _parent_of(destination: Destination, run: RunFacts) -> RunFacts | None:
     """The parent of a sweep's run, or the run itself; None where the store does not have it."""
-    from fourstage.tracking.reader import find_runs
-    from fourstage.tracking.search import quote_text
+    from fourstage.tracking.reader import find_equal
 
     if is_parent(run):
         return run
-    parent = quote_text(run.tags.get("mlflow.parentRunId", ""))
-    return next(iter(find_runs(destination, f"{PARENT} and attributes.run_id = {parent}", newest=1)), None)
+    parent = run.tags.get("mlflow.parentRunId", "")
+    return next(iter(find_equal(destination, "attributes.run_id", parent, also=PARENT, newest=1)), None)
 
 
 def _of_sweep(destination: Destination, name: str, parent: RunFacts | None, words: Words) -> Chosen:
     """The runs nested under the parent; without one those that carry the sweep's tag."""
-    from fourstage.tracking.reader import find_runs
-    from fourstage.tracking.search import quote_names, quote_text
+    from fourstage.tracking.reader import find_equal
+    from fourstage.tracking.search import quote_names
 
-    search = f"tags.`fourstage.sweep` = {quote_text(name)}"
-    if parent is not None:
-        search = f"tags.`mlflow.parentRunId` = {quote_text(parent.run_id)}"
-    if words.filter:
-        search += f" and {quote_names(words.filter)}"
-    found = [run for run in find_runs(destination, search) if not is_parent(run)]
+    field, text = ("tags.`fourstage.sweep`", name) if parent is None else ("tags.`mlflow.parentRunId`", parent.run_id)
+    found = find_equal(destination, field, text, also=quote_names(words.filter))
+    found = [run for run in found if not is_parent(run)]
     return _chosen(destination, name, in_order(found), parent, words)
 
 

@@ -335,7 +335,7 @@ def swept_settings(cfg: Any) -> dict[str, str]:
     """What a sweep varies, from its composition with Hydra's part: setting → its values, as they were written."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
 
-    parsed = OverridesParser.create().parse_overrides(_sweep_overrides(cfg))
+    parsed = OverridesParser.create(_loader()).parse_overrides(_sweep_overrides(cfg))
     own = (
         {str(key) for key in cfg.hydra.sweeper.get("params") or {}}
         if "basic" not in cfg.hydra.sweeper._target_.lower()
@@ -361,8 +361,8 @@ def job_overrides(cfg: Any) -> tuple[tuple[str, ...], ...] | None:
 
     if "basic" not in cfg.hydra.sweeper._target_.lower():
         return None
-    batches = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(_sweep_overrides(cfg)), None)
-    return tuple(tuple(job) for batch in batches for job in batch)
+    parsed = OverridesParser.create(_loader()).parse_overrides(_sweep_overrides(cfg))
+    return tuple(tuple(job) for batch in BasicSweeper.split_arguments(parsed, None) for job in batch)
 
 
 def _sweep_overrides(cfg: Any) -> list[str]:
@@ -371,9 +371,27 @@ def _sweep_overrides(cfg: Any) -> list[str]:
     return [f"{key}={value}" for key, value in params.items()] + [str(text) for text in cfg.hydra.overrides.task]
 
 
+HYDRAS = ("hydra.", "omegaconf.", "antlr4.")
+
+
+def _loader() -> Any:
+    """Hydra's reader of conf/, which glob() asks for the options of a group; None outside a Hydra run."""
+    from hydra.core.global_hydra import GlobalHydra
+
+    running = GlobalHydra.instance()
+    return running.config_loader() if running.is_initialized() else None
+
+
 def from_hydra(error: Exception) -> bool:
-    """Whether Hydra or OmegaConf raised it: then it is about the command line."""
-    return type(error).__module__.startswith(("hydra", "omegaconf", "antlr4"))
+    """Whether Hydra or OmegaConf raised it, or what they called did: then it is about the command line."""
+    if type(error).__module__.startswith(HYDRAS):
+        return True
+    place, last = error.__traceback__, ""
+    while place is not None:
+        module = str(place.tb_frame.f_globals.get("__name__", ""))
+        last = module if module.startswith((*HYDRAS, "fourstage")) else last
+        place = place.tb_next
+    return last.startswith(HYDRAS)
 
 
 def explain_hydra_error(error: Exception) -> str:
@@ -387,6 +405,9 @@ def explain_hydra_error(error: Exception) -> str:
     if match := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", str(error)):
         return explain_plugin(match[1], match[2])
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not type(error).__module__.startswith(HYDRAS):  # it trips over a value that it does not check
+        reason = f"{type(error).__name__}{': ' if lines else ''}{'; '.join(lines[:1])}"
+        return f"Hydra cannot use these settings ({reason}); look at those of groups and hydra.*"
     return "; ".join(lines[:2]) or type(error).__name__
 
 
@@ -408,6 +429,10 @@ def _values(override: Any) -> list[Any]:
     if override.is_delete():
         return []
     value = override._value
+    if type(value).__name__ == "Glob":  # of Hydra: it chooses among files, and a plain setting has none
+        if override.key_or_group in settings.GROUPS:
+            return []
+        raise SettingError(f"{shortened(str(override.input_line))!r}: glob() chooses among the options of a group")
     if override.is_choice_sweep():
         return [_plain(item) for item in value.list]
     if override.is_range_sweep():

@@ -19,6 +19,7 @@ import typing
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, asdict, dataclass, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -369,6 +370,23 @@ def is_text(key: str) -> bool:
     return any(_plain(member) is str for hint in _leaves().get(key, []) for member in _members(hint))
 
 
+def canonical(word: str) -> str:
+    """An override of the command line with its numbers written in one way: `temperature=0,1` and `temperature=0.0,1.0`
+    are the same; any other stays as it is."""
+    key, equals, values = word.partition("=")
+    kinds = {_plain(member) for hint in _leaves().get(key.lstrip("+"), []) for member in _members(hint)}
+    kind = float if float in kinds else int if int in kinds else None
+    if kind is None or is_text(key.lstrip("+")):
+        return word
+    written = []
+    for value in values.split(","):
+        try:
+            written.append(str(kind(value) + kind()))
+        except ValueError:  # null, an interpolation, a range
+            written.append(value)
+    return f"{key}{equals}{','.join(written)}"
+
+
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """`{"model": {"name": "x"}}` → `{"model.name": "x"}`: the names under which MLflow shows the settings."""
     flat: dict[str, Any] = {}
@@ -535,7 +553,7 @@ def _value(hint: Any, value: Any, path: str) -> Any:
     if not _fits(kind, value) or (kind in (int, float) and value not in limits):
         words = {int: "a whole number", float: "a number", bool: "true or false"}[kind]
         raise SettingError(f"{path}={_shown(value)}: expected {words}{limits}")
-    return kind(value)
+    return value + 0.0 if kind is float else kind(value)  # -0.0 + 0.0 is 0.0
 
 
 def _text(value: Any, path: str, limits: Any) -> str:
@@ -551,8 +569,6 @@ def _text(value: Any, path: str, limits: Any) -> str:
         raise SettingError(f"{path}={_shown(value)}: expected a text in UTF-8")
     if limits == NAME and (not value.strip() or not value.isprintable()):
         raise SettingError(f"{path}={_shown(value)}: expected a name of printable characters in one line")
-    if limits == NAME and "'" in value and '"' in value:
-        raise SettingError(f"{path}={_shown(value)}: MLflow cannot search for both kinds of quotes; use one of them")
     if limits == PATH:
         try:
             return str(path_of(value, path))
@@ -624,6 +640,7 @@ def _groups(hint: Any) -> list[Any]:
     return [member for member in _members(hint) if is_dataclass(member)]
 
 
+@cache
 def _leaves(kind: Any = Config, path: str = "") -> dict[str, list[Any]]:
     """Every dotted key of the schema, with what each option of its group asks for."""
     leaves: dict[str, list[Any]] = {}

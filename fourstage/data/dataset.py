@@ -81,7 +81,8 @@ def inside(root: Path, folder: str, relative: str) -> Path:
 
 def event_mp4(event_data: str) -> str:
     """Where, under event_mp4/, the MP4 of a sample's event images lies: `seq/clip.npy` → `seq/clip.mp4`."""
-    return str(PurePosixPath(event_data).with_suffix(".mp4"))
+    path = PurePosixPath(event_data)
+    return str(path.with_suffix(".mp4")) if path.name else event_data  # "/" and "." are refused where a path is made
 
 
 def dataset_digest(samples: Sequence[Sample], by: str = "content", tell: Callable[[str], None] = lambda _: None) -> str:

@@ -119,7 +119,7 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
         exact = shown if frame_a_packet and container.format.name != "avi" else None
         _prepare(path, stream, "strict", len(set(wanted)), max_bytes)
         if packets is not None:
-            found = _decode(path, stream, packets, wanted, exact, "strict")
+            found = _complete(_decode(path, stream, packets, wanted, exact, "strict"), length - leading)
     for mode in _MODES if packets is None or found is not None else _MODES[1:]:
         while found is None or found.length != length:
             if found is not None:  # another length than the packets promise chooses other frames: once more
@@ -128,6 +128,7 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
             with _open(path, max_bytes) as (container, stream, _):
                 _prepare(path, stream, mode, len(set(wanted)), max_bytes)
                 found = _decode(path, stream, container.demux(stream), wanted, exact, mode)
+                found = _complete(found, len(shown) - leading) if mode == "strict" else found
             if found is None:
                 break
         if found is not None:
@@ -139,6 +140,11 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
     if mode == "tolerant":
         notes = (*notes, "the decoder met errors and passed over them: frames may be wrong")
     return Clip(tuple(found.images[index] for index in wanted), wanted, length, (*notes, *found.notes))
+
+
+def _complete(found: _Frames | None, promised: int) -> _Frames | None:
+    """None where frames are missing: where threads decode, an error of the last packets is lost with their frames."""
+    return None if found is None or (found.length < promised and not found.interlaced) else found
 
 
 @contextmanager

@@ -17,6 +17,7 @@ import numpy as np
 from fourstage.records.figures import DECODE, TOKENS_OUT
 from fourstage.records.units import seconds as in_seconds
 from fourstage.stages import STAGES, SampleRecord
+from fourstage.text import one_line
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -133,7 +134,7 @@ def _seconds(record: SampleRecord, stage: str) -> float | None:
 
 
 def _label(record: SampleRecord) -> str:
-    # a dollar sign would start a formula
-    key = record.key if len(record.key) <= 28 else f"…{record.key[-27:]}"
-    key = key.replace("$", r"\$")
+    key = one_line(record.key)
+    key = key if len(key) <= 28 else f"…{key[-27:]}"
+    key = key.replace("$", r"\$")  # a dollar sign would start a formula
     return f"{key} #{record.repeat}" if record.repeat else key

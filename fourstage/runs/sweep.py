@@ -172,8 +172,11 @@ def begin(multirun: Multirun) -> Sweep:
 
     sweep, tracking = settings.sweep_settings(multirun.tree)
     label = sweep.name or multirun.study or "+".join(multirun.swept) or "sweep"
-    overrides = sorted(text for text in multirun.overrides if not settings.is_label(_key(text)))
-    key = hashlib.sha256(json.dumps([overrides, sorted(multirun.swept.items())]).encode()).hexdigest()[:16]
+    overrides = sorted(settings.canonical(text) for text in multirun.overrides if not settings.is_label(_key(text)))
+    varied = sorted(
+        (name, settings.canonical(f"{name}={values}").partition("=")[2]) for name, values in multirun.swept.items()
+    )
+    key = hashlib.sha256(json.dumps([overrides, varied]).encode()).hexdigest()[:16]
     destination = Destination.of(tracking)
     patience_with(destination.uri).begin(tracking.wait_s)
     data = digest_of_settings(multirun.tree)

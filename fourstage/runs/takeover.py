@@ -28,14 +28,13 @@ if TYPE_CHECKING:
 def find_parent(destination: Destination, sweep: SweepSettings, key: str, data: str | None) -> RunFacts | None:
     """The newest parent of the same sweep, by its name where it has one; says why none can be resumed."""
     from fourstage.runs.resume import process_of, still_runs
-    from fourstage.tracking.reader import find_runs
-    from fourstage.tracking.search import quote_text
+    from fourstage.tracking.reader import find_equal
     from fourstage.tracking.store import open_store
 
     open_store(destination)  # makes it where it is missing
-    which = f"attributes.run_name = {quote_text(sweep.name)}" if sweep.name else f"tags.`fourstage.sweep_key` = '{key}'"
-    wanted = f"tags.`fourstage.role` = 'parent' and {which}"
-    for run in find_runs(destination, wanted, newest=1):
+    which = ("attributes.run_name", sweep.name) if sweep.name else ("tags.`fourstage.sweep_key`", key)
+    parent = "tags.`fourstage.role` = 'parent'"
+    for run in find_equal(destination, *which, also=parent, newest=1):
         if run.status == "RUNNING" and still_runs(run):
             raise UserError(f"sweep {run.name} ({run.run_id}) still runs in {process_of(run)}: wait for it, or stop it")
         current = [("code", code_hash())] + ([("dataset", data)] if data else [])
@@ -44,7 +43,7 @@ def find_parent(destination: Destination, sweep: SweepSettings, key: str, data: 
             say(f"the {' and '.join(changed)} changed since sweep {run.tags['fourstage.sweep']}: a new sweep begins")
             return None
         return run
-    for run in find_runs(destination, wanted, newest=1, deleted=True):
+    for run in find_equal(destination, *which, also=parent, newest=1, deleted=True):
         say(f"sweep {run.name} was deleted, a new one begins; mlflow runs restore --run-id {run.run_id} brings it back")
         return None
     say("nothing to resume: no earlier sweep with these settings; it begins")

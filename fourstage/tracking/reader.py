@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from fourstage.credentials import masked, masked_tree
 from fourstage.records.table import read_records
 from fourstage.stages import SampleRecord, UserError
+from fourstage.tracking.search import equals
 from fourstage.tracking.store import Destination, open_existing, reporting
 
 if TYPE_CHECKING:
@@ -71,6 +72,22 @@ def find_runs(
         runs += [_facts(run) for run in page]
         if not (token := page.token):
             return runs
+
+
+def find_equal(
+    destination: Destination, field: str, text: str, also: str = "", newest: int | None = None, deleted: bool = False
+) -> list[RunFacts]:
+    """`find_runs` where a field is a text: `attributes.run_id`, `attributes.run_name` or a tag in backquotes."""
+    condition = equals(field, text)
+    exact = " LIKE " not in condition
+    wanted = f"{condition} and {also}" if also else condition
+    found = find_runs(destination, wanted, newest if exact else None, deleted)
+    if exact:
+        return found
+    tag = field.partition(".")[2].strip("`")
+    return [run for run in found if {"run_id": run.run_id, "run_name": run.name}.get(tag, run.tags.get(tag)) == text][
+        :newest
+    ]
 
 
 def children_of(destination: Destination, parent: str, settings_hash: str | None = None) -> list[RunFacts]:

@@ -2,6 +2,7 @@
 
     params.model.name = "videollava" and metrics.total_s.median < 2
     params.`model.name` = "videollava" and metrics.`total_s.median` < 2     # what MLflow reads
+    equals("attributes.run_name", "it's")                                   # attributes.run_name = "it's"
 
 Left out: the search (`reader.py`), and whether what is asked for makes sense, which MLflow says.
 """
@@ -9,8 +10,6 @@ Left out: the search (`reader.py`), and whether what is asked for makes sense, w
 from __future__ import annotations
 
 import re
-
-from fourstage.stages import UserError
 
 # what is in quotes stays; else an entity and the name behind it, up to a space or an operator
 _TOKENS = re.compile(
@@ -28,10 +27,12 @@ def quote_names(filter: str) -> str:
     return _TOKENS.sub(quoted, filter)
 
 
-def quote_text(text: str) -> str:
-    """A text as a filter holds it. Raises UserError for one that has both kinds of quotes, which MLflow cannot."""
+def equals(field: str, text: str) -> str:
+    """The condition that a field is `text`. MLflow's language has no escape: a text with both kinds of quotes becomes a
+    pattern that finds others too, so compare what it finds (`reader.find_equal` does)."""
     if "'" not in text:
-        return f"'{text}'"
+        return f"{field} = '{text}'"
     if '"' not in text:
-        return f'"{text}"'
-    raise UserError(f"{text!r} has both kinds of quotes, which MLflow cannot search for; use the run's id")
+        return f'{field} = "{text}"'
+    pattern = re.sub(r"['\\]", "_", text)  # one character, whichever; databases differ on what a backslash means
+    return f"{field} LIKE '{pattern}'"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from fourstage.cli.run import main
 from fourstage.config.compose import check_command_line, explain_hydra_error
 from fourstage.config.schema import SettingError
 
@@ -69,6 +70,13 @@ def test_a_missing_extra_that_a_file_asks_for_is_told_too() -> None:
         "In 'hydra/config': Could not find 'hydra/launcher/joblib'\n\nAvailable options in 'hydra/launcher':\n\tbasic"
     )
     assert explain_hydra_error(error) == "hydra/launcher=joblib needs an extra: pip install 'fourstage[joblib]'"
+
+
+@pytest.mark.parametrize("word", ["hydra=1_000", "~model=-1", "hydra.verbose={}", "hydra.verbose=[1,2]"])
+def test_a_value_that_hydra_does_not_check_is_one_line(word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["dataset.samples=1", word]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: Hydra cannot use these settings (")
 
 
 def test_other_peoples_launchers_are_left_to_hydra(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fourstage.data.dataset import dataset_digest, inside, read_dataset
+from fourstage.data.media import read_event_images
 from fourstage.stages import SampleError, UserError
 
 ENTRY = {
@@ -238,6 +239,16 @@ def test_the_digest_sees_text_order_file_sizes_and_frames(tmp_path: Path) -> Non
     (tmp_path / "video/seq/a/0.png").write_bytes(b"1")
     digests.append(dataset_digest(samples))
     assert len(set(digests)) == len(digests)
+
+
+@pytest.mark.parametrize("path", ["/", ".", "./", "..", "a/.."])
+def test_a_path_without_a_name_is_its_samples_fault_alone(tmp_path: Path, path: str) -> None:
+    samples = read_dataset(write(tmp_path, [ENTRY | {"event_data": path}]), "set.json")
+    assert len(dataset_digest(samples)) == 16
+    with pytest.raises(SampleError, match=r"is absolute|is empty|contains '\.\.'"):
+        read_event_images(samples[0], source="npy")
+    with pytest.raises(SampleError):
+        read_event_images(samples[0], source="mp4")
 
 
 def test_the_digest_survives_paths_that_lead_out(tmp_path: Path) -> None:

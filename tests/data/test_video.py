@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -489,6 +490,20 @@ def test_a_hole_in_the_middle_is_found(tmp_path: Path, healthy: dict[str, Path],
     (tmp_path / name).write_bytes(content[:start] + bytes(end - start) * fill + content[end:])
     with pytest.raises(SampleError, match=rf"{name} .*(truncated|damaged|lacks a part)"):
         read_video(tmp_path / name, 8, "linspace")
+
+
+def test_packets_that_cannot_be_decoded_at_the_end_are_noted_or_refused(
+    tmp_path: Path, healthy: dict[str, Path], ffmpeg: str
+) -> None:
+    content, seen = healthy["mpeg4.avi"].read_bytes(), 0
+    for start in range(len(content) // 2, len(content), len(content) // 40):
+        (tmp_path / "a.avi").write_bytes(content + content[start:])
+        with suppress(SampleError):
+            clip = read_video(tmp_path / "a.avi", 8, "linspace")
+            seen += 1
+            if "the decoder met errors and passed over them: frames may be wrong" not in clip.notes:
+                assert_as_ffmpeg_shows(ffmpeg, tmp_path / "a.avi", clip)
+    assert seen
 
 
 @pytest.mark.real

@@ -70,3 +70,8 @@ def test_every_sample_is_counted_in_the_histogram() -> None:
         axes = plot_run([replace(RECORD, output_tokens=n) for n in tokens])["output_tokens"].axes[0]
         assert sum(bar.get_height() for bar in axes.patches) == len(tokens)
         assert len(axes.patches) <= 30
+
+
+def test_a_samples_name_is_drawn_as_letters_that_steer_nothing_and_are_no_formula() -> None:
+    axes = plot_run([replace(RECORD, key="${x} \x1b[31m\n\u202e")])["stages"].axes[0]
+    assert axes.get_yticklabels()[0].get_text() == r"\${x} ␛[31m ⏎ \u202e"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from fourstage.stages import UserError
-from fourstage.tracking.search import quote_names, quote_text
+from fourstage.tracking.reader import find_equal
+from fourstage.tracking.search import equals, quote_names
+from fourstage.tracking.store import Destination, open_store
 
 
 @pytest.mark.parametrize(
@@ -39,7 +40,17 @@ def test_a_filter_that_is_quoted_already_stays() -> None:
 
 
 def test_a_text_is_quoted_with_what_it_does_not_hold() -> None:
-    assert quote_text("a b") == "'a b'"
-    assert quote_text("it's") == '"it\'s"'
-    with pytest.raises(UserError, match="both kinds of quotes"):
-        quote_text('it\'s a "b"')
+    assert equals("attributes.run_name", "a b") == "attributes.run_name = 'a b'"
+    assert equals("attributes.run_name", "it's") == 'attributes.run_name = "it\'s"'
+
+
+def test_a_text_with_both_kinds_of_quotes_is_found_and_no_other(store: Destination) -> None:
+    client, experiment = open_store(store)
+    names = ['it\'s a "b" \\ 100%', 'it_s a "b" \\ 100%', 'it\'s a "b" \\ 1000']
+    for name in names:
+        client.create_run(experiment, run_name=name, tags={"fourstage.sweep": name})
+    for name in names:
+        for field in ("attributes.run_name", "tags.`fourstage.sweep`"):
+            assert [run.name for run in find_equal(store, field, name, newest=1)] == [name]
+            assert [run.name for run in find_equal(store, field, name, also="attributes.status = 'RUNNING'")] == [name]
+    assert find_equal(store, "attributes.run_id", names[0]) == []
