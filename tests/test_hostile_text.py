@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from fourstage.cli import ingest, inspect, sync
+from fourstage.cli import compare, ingest, inspect, sync
 from fourstage.cli.run import main
 from fourstage.config import schema as config
 from fourstage.config.compose import compose, quote_where_needed
 from fourstage.data.formats.demo import JSON_NAME
 from fourstage.json_text import parse_json
 from fourstage.models.base import StagedPipeline
-from fourstage.report import build as compare
 from fourstage.stages import UserError
 from fourstage.tracking.reader import find_runs, run_records
 from fourstage.tracking.store import Destination

@@ -46,6 +46,8 @@ _HELD_FRAMES_ELSE = 5
 _KEPT_BYTES = 64 * 1024**2  # of packets, between counting and decoding; a larger file is read twice
 _PACKET_BYTES = 1024  # of memory, about, that each takes beside its data
 _MOST_PIXELS = 2**31 - 1  # a larger max_pixels is ignored
+# of a clip's frames together: below, threads gain little, and where threads decode an error of the last packets is lost
+_SMALL_PIXELS = 16_000_000
 _GAP_S = 0.25  # that a duration may exceed the last frame's, beside twice the longest step
 
 
@@ -117,10 +119,12 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
         length, wanted = len(shown), frame_indices(len(shown), frames, rule)
         frame_a_packet = _codec(stream) in _FRAME_A_PACKET
         exact = shown if frame_a_packet and container.format.name != "avi" else None
-        _prepare(path, stream, "strict", len(set(wanted)), max_bytes)
+        modes = _MODES[stream.width * stream.height * len(shown) < _SMALL_PIXELS :]
+        _prepare(path, stream, modes[0], len(set(wanted)), max_bytes)
         if packets is not None:
-            found = _complete(_decode(path, stream, packets, wanted, exact, "strict"), length - leading)
-    for mode in _MODES if packets is None or found is not None else _MODES[1:]:
+            found = _decode(path, stream, packets, wanted, exact, modes[0])
+            found = _complete(found, length - leading) if modes[0] == "strict" else found
+    for mode in modes if packets is None or found is not None else modes[1:]:
         while found is None or found.length != length:
             if found is not None:  # another length than the packets promise chooses other frames: once more
                 length, exact = found.length, None

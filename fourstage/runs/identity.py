@@ -97,7 +97,18 @@ def sources(root: Path) -> list[str]:
 def _meaning(file: Path) -> str:
     """A file's text; of Python what it does, however it is written."""
     text = file.read_text(encoding="utf-8")
-    return "".join(_tokens(ast.parse(text))) if file.suffix == ".py" else text
+    return "".join(_tokens(_parsed(text))) if file.suffix == ".py" else text
+
+
+def _parsed(text: str) -> ast.Module:
+    """The syntax tree. CPython 3.11 raises SystemError where another thread parses at the same moment
+    (python/cpython#106905): then it is tried again."""
+    for _ in range(5):
+        try:
+            return ast.parse(text)
+        except SystemError:
+            continue
+    return ast.parse(text)
 
 
 def _tokens(node: object) -> Iterator[str]:
