@@ -337,7 +337,7 @@ def test_a_store_that_fails_while_recording_loses_nothing(
     assert (code, facts.status) == (3, "FINISHED")
     assert "disk is full" in facts.tags["fourstage.undelivered"]
     out, err = capsys.readouterr()
-    assert "disk is full; the run is kept in mlruns/hydra/" in err.replace(str(Path.cwd()) + "/", "")
+    assert "disk is full; the run stays in mlruns/hydra/" in err.replace(str(Path.cwd()) + "/", "")
     assert "median" in out  # what was measured is on the screen all the same
 
 
