@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fourstage.tracking.reader import RunFacts
 
 WORDS = {"uri": "sqlite:///mlruns/mlflow.db", "experiment": "fourstage", "limit": "20"}
+FILTERS = ("model", "weights", "dataset", "precision", "generation", "temperature")  # the most used settings
+COMPLETED = (*WORDS, *FILTERS, "name", "status", "valid", "sweep", "study", "host", "device")  # offered by the shell
 ID_CHARS = 8
 
 
@@ -65,7 +67,7 @@ def _words(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise SettingError(f"{word!r} is no filter: expected key=value, such as model=videollava")
+            raise SettingError(f"{word!r} is not a filter: expected key=value, such as model=videollava")
         (given if key in WORDS else filters)[key] = value
     return given, filters
 
@@ -86,7 +88,7 @@ def _print(runs: Sequence[RunFacts], parents: Mapping[str, RunFacts]) -> None:
     from fourstage.text import one_line
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("started", "run", "valid", "samples"):
+    for heading in ("started", "run", "state", "samples"):
         table.add_column(heading, no_wrap=heading != "run", overflow="fold")
     for heading in (*(figure.heading for figure in LISTED), "id"):
         table.add_column(heading, justify="left" if heading == "id" else "right", no_wrap=True)

@@ -231,7 +231,7 @@ def _command(parent: RunFacts | None) -> str:
     if parent is None:
         return ""
     return " ".join(
-        ["python -m fourstage.run -m", *(shlex.quote(f"{key}={value}") for key, value in parent.params.items())]
+        ["fourstage run -m", *(shlex.quote(f"{key}={value}") for key, value in parent.params.items())]
     )
 
 

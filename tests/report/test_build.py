@@ -207,7 +207,7 @@ def test_a_studys_question_is_answered(where: Destination, tmp_path: Path, capsy
     found = command(where, tmp_path)
     assert found.findings[0].answer == "yes"
     assert "yes  Does loading (stage 1) make more than half of the difference?" in capsys.readouterr().out
-    assert written(tmp_path)["command"] == "python -m fourstage.run -m +experiments=event_vs_video"
+    assert written(tmp_path)["command"] == "fourstage run -m +experiments=event_vs_video"
     assert written(tmp_path)["findings"][0]["answer"] == "yes"
     assert "**Does loading" in found.markdown
 
