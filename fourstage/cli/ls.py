@@ -93,7 +93,7 @@ def _print(runs: Sequence[RunFacts], parents: Mapping[str, RunFacts]) -> None:
     for heading in (*(figure.heading for figure in LISTED), "id"):
         table.add_column(heading, justify="left" if heading == "id" else "right", no_wrap=True)
     sweep = ""
-    for run in runs:
+    for run in _by_sweep(runs):
         parent = run.tags.get("mlflow.parentRunId", "")
         if parent and parent != sweep:
             found = parents.get(parent)
@@ -116,6 +116,14 @@ def _print(runs: Sequence[RunFacts], parents: Mapping[str, RunFacts]) -> None:
             _when(run), f"{indent}{escape(one_line(run.name))}", _state(run), counted, *figures, run.run_id[:ID_CHARS]
         )  # fmt: skip
     console().print(table)
+
+
+def _by_sweep(runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """The runs of a sweep together, at the place of its newest; sweeps may have run at the same time."""
+    together: dict[str, list[RunFacts]] = {}
+    for run in runs:
+        together.setdefault(run.tags.get("mlflow.parentRunId", run.run_id), []).append(run)
+    return [run for members in together.values() for run in members]
 
 
 def _state(run: RunFacts) -> str:

@@ -145,7 +145,7 @@ def test_a_faulty_file_is_kept_and_shown_as_invalid(
     assert not any(name.startswith(("stage3", "stage4", "ttft", "tpot")) for name in run.metrics)
     assert compare.main([f"uri={where.uri}"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"the baseline is \S+: eventgpt-night before it failed counts_are_the_ids", out)
+    assert re.search(r"the baseline is \S+, since eventgpt-night, which comes first, failed counts_are_the_ids", out)
     assert "invalid: eventgpt-night failed counts_are_the_ids" in out
 
 
