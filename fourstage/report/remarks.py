@@ -40,7 +40,10 @@ def remarks(comparison: Comparison) -> tuple[Remark, ...]:
     for run in warned:
         by_checks.setdefault(run.checks_warned, []).append(run.name)
     found += _limited(
-        [Remark("warned", f"A check warned ({', '.join(checks)}): {first_few(names)}") for checks, names in by_checks.items()]
+        [
+            Remark("warned", f"A check warned ({', '.join(checks)}): {first_few(names)}")
+            for checks, names in by_checks.items()
+        ]
     )
     lost: list[Remark] = []
     if comparison.pairs and (failed := comparison.pairs[0].failed_baseline).count:

@@ -75,8 +75,8 @@ def test_an_invalid_baseline_is_refused_and_an_invalid_target_marked(
     with pytest.raises(UserError) as caught:
         command(where, tmp_path, baseline="bad", sweep="night")
     assert str(caught.value) == (
-        f"bad ({ids['bad']}) is invalid (it failed no_drift, closed_books) and cannot be the baseline; name another run "
-        "with baseline=, or set allow_invalid=true"
+        f"bad ({ids['bad']}) is invalid (it failed no_drift, closed_books) and cannot be the baseline; name another "
+        "run with baseline=, or set allow_invalid=true"
     )
     command(where, tmp_path, allow_invalid="true")
     out = capsys.readouterr().out
