@@ -1,7 +1,7 @@
 """Passwords in addresses: taken out before anything shows, stores or sends them.
 
 An address keeps working without its password: what was taken out stays in this process's environment, which the
-processes that it starts inherit. Later processes (`python -m fourstage.sync`) read MLflow's own variables
+processes that it starts inherit. Later processes (`fourstage sync`) read MLflow's own variables
 (MLFLOW_TRACKING_USERNAME, MLFLOW_TRACKING_PASSWORD, MLFLOW_TRACKING_TOKEN) or the database's (PGPASSWORD).
 
     keep("http://me:secret@host")        # "http://host"

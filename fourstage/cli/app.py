@@ -28,6 +28,7 @@ COMMANDS = {  # name → module, what it does
     "ingest": ("fourstage.cli.ingest", "read an old result file into the store"),
     "sync": ("fourstage.cli.sync", "send what the store did not take"),
 }
+WITH_SETTINGS = ("run", "inspect")  # take all settings of a run
 QUERY = "query="  # of Hydra's completion: what a shell asks at each Tab
 
 
@@ -79,11 +80,13 @@ def _complete(words: Sequence[str]) -> int:
     position = len(typed) if line.endswith(" ") else len(typed) - 1  # of the word at the cursor
     command = typed[1] if len(typed) > 1 and position > 1 and typed[1] in COMMANDS else ""
     if command and command != "run":
-        known = getattr(import_module(COMMANDS[command][0]), "WORDS", {})
+        module = import_module(COMMANDS[command][0])
+        known = getattr(module, "COMPLETED", None) or getattr(module, "WORDS", {})
         print(" ".join(f"{key}=" for key in known))
-        return 0
+        if command not in WITH_SETTINGS:
+            return 0
     if position <= 1:
         print(" ".join(COMMANDS))
-    elif command == "run":  # Hydra completes what follows the program's name
+    elif command in WITH_SETTINGS:  # Hydra completes what follows the program's name
         os.environ["COMP_LINE"] = line.replace(f" {command}", "", 1)
     return _call("run", words)

@@ -41,7 +41,7 @@ def parse_words(argv: Sequence[str], defaults: Mapping[str, str]) -> dict[str, s
         key, equals, value = argument.partition("=")
         if not equals:
             expected = f"expected key=value with one of {', '.join(defaults)}"
-            raise SettingError(f"{shortened(argument)!r} is no setting: {expected}")
+            raise SettingError(f"{shortened(argument)!r} is not a setting: {expected}")
         if key not in settings:
             raise SettingError(f"unknown setting {shortened(key)!r}; {suggest(key, list(defaults))}")
         if not is_storable(value):

@@ -1,8 +1,8 @@
 """Put an old result file into the store: one run for each model of the file, with the checks of a new run.
 
-python -m fourstage.ingest file=results.json              # then python -m fourstage.compare
-python -m fourstage.ingest file=results.json unit=ms      # where the file does not show the unit of its times
-python -m fourstage.ingest file=results.json uri=http://host:5000 experiment=old name=march
+fourstage ingest file=results.json              # then fourstage compare
+fourstage ingest file=results.json unit=ms      # where the file does not show the unit of its times
+fourstage ingest file=results.json uri=http://host:5000 experiment=old name=march
 
 fourstage/legacy/layouts.py lists the layouts that can be read. `name` replaces the file's in the names of the runs. A
 file that is in the store already is left alone, unless `again=true`. Exit codes: 0 the runs are there; 1 a model of

@@ -1,7 +1,7 @@
 """Show what flows between the stages, read from the tensors of one real sample.
 
-    python -m fourstage.inspect model=eventgpt sample=demo_day_00/000000.npy out=tensors.npz
-    python -m fourstage.inspect model=videollava media=clip.mp4 prompt="How many cars?" format=markdown
+    fourstage inspect model=eventgpt sample=demo_day_00/000000.npy out=tensors.npz
+    fourstage inspect model=videollava media=clip.mp4 prompt="How many cars?" format=markdown
 
 Beside the settings of a run it takes `sample` (id or key; the first one by default), `media` (a file in place of
 a dataset), `out` (an .npz file for the tensors) and `format` (table, markdown). Times come from a pass without

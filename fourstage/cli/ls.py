@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from fourstage.tracking.reader import RunFacts
 
 WORDS = {"uri": "sqlite:///mlruns/mlflow.db", "experiment": "fourstage", "limit": "20"}
+FILTERS = ("model", "weights", "dataset", "precision", "generation", "temperature")  # the most used settings
+COMPLETED = (*WORDS, *FILTERS, "name", "status", "valid", "sweep", "study", "host", "device")  # offered by the shell
 ID_CHARS = 8
 
 
@@ -65,7 +67,7 @@ def _words(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
     for word in words:
         key, equals, value = word.partition("=")
         if not equals:
-            raise SettingError(f"{word!r} is no filter: expected key=value, such as model=videollava")
+            raise SettingError(f"{word!r} is not a filter: expected key=value, such as model=videollava")
         (given if key in WORDS else filters)[key] = value
     return given, filters
 
@@ -86,12 +88,12 @@ def _print(runs: Sequence[RunFacts], parents: Mapping[str, RunFacts]) -> None:
     from fourstage.text import one_line
 
     table = Table(box=box.SIMPLE_HEAD)
-    for heading in ("started", "run", "valid", "samples"):
+    for heading in ("started", "run", "state", "samples"):
         table.add_column(heading, no_wrap=heading != "run", overflow="fold")
     for heading in (*(figure.heading for figure in LISTED), "id"):
         table.add_column(heading, justify="left" if heading == "id" else "right", no_wrap=True)
     sweep = ""
-    for run in runs:
+    for run in _by_sweep(runs):
         parent = run.tags.get("mlflow.parentRunId", "")
         if parent and parent != sweep:
             found = parents.get(parent)
@@ -114,6 +116,14 @@ def _print(runs: Sequence[RunFacts], parents: Mapping[str, RunFacts]) -> None:
             _when(run), f"{indent}{escape(one_line(run.name))}", _state(run), counted, *figures, run.run_id[:ID_CHARS]
         )  # fmt: skip
     console().print(table)
+
+
+def _by_sweep(runs: Sequence[RunFacts]) -> list[RunFacts]:
+    """The runs of a sweep together, at the place of its newest; sweeps may have run at the same time."""
+    together: dict[str, list[RunFacts]] = {}
+    for run in runs:
+        together.setdefault(run.tags.get("mlflow.parentRunId", run.run_id), []).append(run)
+    return [run for members in together.values() for run in members]
 
 
 def _state(run: RunFacts) -> str:

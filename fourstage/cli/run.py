@@ -1,7 +1,7 @@
 """The command line of a run or a sweep: Hydra composes, then the jobs run.
 
-    python -m fourstage.run model=videollava temperature=0.2
-    python -m fourstage.run -m model=eventgpt,videollava generation=greedy precision=fp32,bf16
+    fourstage run model=videollava temperature=0.2
+    fourstage run -m model=eventgpt,videollava generation=greedy precision=fp32,bf16
 
 Everything about a setting is checked in `config/schema.py` before anything heavy is imported. Exit codes: 0 all runs
 finished; 1 a run failed; 2 the command line or the data could not be used; 3 measured, but the store did not take it;

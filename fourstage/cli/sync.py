@@ -1,8 +1,8 @@
 """Deliver the runs that the store did not take, and end those whose process died.
 
-    python -m fourstage.sync                          # every run below mlruns/hydra
-    python -m fourstage.sync folder=mlruns/hydra/2026-11-24
-    python -m fourstage.sync tracking.uri=http://me:secret@host      # only what goes there, with this password
+    fourstage sync                          # every run below mlruns/hydra
+    fourstage sync folder=mlruns/hydra/2026-11-24
+    fourstage sync tracking.uri=http://me:secret@host      # only what goes there, with this password
 
 Each run is sent from its folder, complete and once, however often this is called. A run whose process was killed is
 sent as KILLED with the samples that it had finished; one that still runs is left alone.

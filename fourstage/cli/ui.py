@@ -22,6 +22,7 @@ from fourstage.cli.command import parse_words, run_command
 from fourstage.stages import UserError
 
 WORDS = {"uri": "sqlite:///mlruns/mlflow.db", "host": "127.0.0.1", "port": "5000"}
+MLFLOWS_OWN = "ignore:starlette.middleware.wsgi is deprecated"  # a warning to its developers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,11 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             _print_addresses(uri, uri)
             return 0
         if not port.isdigit() or not 0 < int(port) < 65536:
-            raise UserError(f"port={port}: expected a number from 1 to 65535")
+            raise UserError(f"port={port}: expected a whole number from 1 to 65535")
         check_existing(uri)
         _check_free(host, int(port))
         _print_addresses(f"http://{host}:{port}", uri)
-        environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}  # half of its start-up
+        environment = os.environ | {
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # half of its start-up
+            "PYTHONWARNINGS": ",".join(filter(None, (os.environ.get("PYTHONWARNINGS"), MLFLOWS_OWN))),
+        }
         arguments = ["ui", "--backend-store-uri", resolved_uri(uri), "--workers", "1", "--host", host, "--port", port]
         sys.stdout.flush()
         os.execve(sys.executable, [sys.executable, "-m", "mlflow", *arguments], environment)

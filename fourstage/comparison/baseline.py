@@ -41,7 +41,7 @@ def choose_baselines(
             notes.append(f"not compared{where}: {_refusal(members[candidates[0]])}")
         if found:
             if baseline and named is None:
-                notes.insert(0, f"the baseline is {runs[baseline].name}: {_passed_over(runs[:baseline])}")
+                notes.insert(0, f"the baseline is {runs[baseline].name}, since {_passed_over(runs[:baseline])}")
             return found, notes
         reasons = reasons or notes
     if by:
@@ -52,14 +52,14 @@ def choose_baselines(
 
 def _passed_over(runs: Sequence[RunData]) -> str:
     """Why none of the runs before the baseline is it."""
-    invalid = [f"{run.name} before it {run.fault}" for run in runs if not run.valid]
-    return first_few(invalid, separator="; ") if invalid else "those before it have nothing to be compared with"
+    invalid = [f"{run.name}, which comes first, {run.fault}" for run in runs if not run.valid]
+    return first_few(invalid, separator="; ") if invalid else "the runs before it have nothing to be compared with"
 
 
 def _refusal(run: RunData) -> str:
     return (
-        f"{run.name} ({run.run_id}) is invalid, it {run.fault}: against it nothing should be claimed; name another run "
-        "with baseline=, or say allow_invalid=true"
+        f"{run.name} ({run.run_id}) is invalid (it {run.fault}) and cannot be the baseline; name another run with "
+        "baseline=, or set allow_invalid=true"
     )
 
 

@@ -77,7 +77,7 @@ def check_command_line(argv: Sequence[str]) -> None:
     parser = OverridesParser.create()
     for text in overrides_in(argv):
         if "=" not in text and not text.startswith("~"):
-            raise SettingError(f"{shortened(text)!r} is no setting: expected key=value")
+            raise SettingError(f"{shortened(text)!r} is not a setting: expected key=value, such as model=videollava")
         if not is_storable(text):
             raise SettingError(f"{shortened(text)!r}: expected a text in UTF-8")
         try:
@@ -400,7 +400,7 @@ def explain_hydra_error(error: Exception) -> str:
         key = match[1]
         group = key.partition(".")[0]
         owner = settings.owner(key)
-        whose = f"it belongs to {owner}" if owner else "python -m fourstage.run --cfg job shows what is"
+        whose = f"it belongs to {owner}" if owner else "fourstage run --cfg job shows what is"
         return f"{key!r} is no setting of the {group} that was chosen; {whose}"
     if match := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", str(error)):
         return explain_plugin(match[1], match[2])

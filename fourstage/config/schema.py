@@ -605,7 +605,7 @@ def suggest(found: str, known: list[str]) -> str:
     near = near or difflib.get_close_matches(found, known, n=1, cutoff=0.6)
     listed = ", ".join(known)
     if not near and len(known) > 12:
-        return "python -m fourstage.run --help lists them"
+        return "fourstage run --help lists them"
     if near:
         return f"did you mean {near[0]!r}?" + (f" (there are {listed})" if len(known) <= 6 else "")
     return f"there are {listed}"

@@ -82,7 +82,7 @@ def read_study(path: Path) -> Study:
 
 def command(name: str) -> str:
     """What runs a study."""
-    return f"python -m fourstage.run -m +{GROUP}={name}"
+    return f"fourstage run -m +{GROUP}={name}"
 
 
 def _params(tree: Mapping[str, Any]) -> dict[str, str]:

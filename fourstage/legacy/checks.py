@@ -112,7 +112,7 @@ def _line(tokens: Floats, seconds: Floats) -> Slope | None:
 def as_planned(run: LegacyRun, evidence: Evidence) -> Check:
     """Every sample of which the file speaks has a result."""
     failed = [record.key for record in run.records if not record.ok]
-    count, sentence = len(run.records), "the records are those of the planned samples, each once, failures among them"
+    count, sentence = len(run.records), "every planned sample has exactly one record, failed samples included"
     claimed = run.claimed_samples if run.claimed_samples is not None else count
     keys = len({record.key for record in run.records})
     verdict: Verdict = "fail" if claimed not in (count, keys) else "warn" if failed else "pass"

@@ -94,7 +94,7 @@ def _print_what_no_file_shows(sweep: str) -> None:
 
     screen = console()
     screen.print(f"[dim]not possible[/dim] on any result file: {', '.join(NOT_IN_A_FILE)} (checks.json says why)")
-    screen.print(on_screen(f"compare: python -m fourstage.compare sweep={sweep}"))
+    screen.print(on_screen(f"compare: fourstage compare sweep={sweep}"))
 
 
 def read_file(path: Path, unit: str = "") -> tuple[tuple[LegacyRun, ...], str]:

@@ -12,6 +12,7 @@ A ratio is target / baseline. Left out: which figures there are (`figures.py`), 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -65,8 +66,13 @@ def with_limits(interval: Interval, unit: str = "s") -> str:
     decimals = _decimals(half if 0 < half < math.inf else abs(value) / 100)
     space = f" {name}" if name else ""
     if not math.isfinite(low) or not math.isfinite(high):
-        return f"{value:.{decimals}f}{space} [too few to tell]"
-    return f"{value:.{decimals}f}{space} [{low / factor:.{decimals}f}, {high / factor:.{decimals}f}]"
+        return minus(f"{value:.{decimals}f}{space} [too few to tell]")
+    return minus(f"{value:.{decimals}f}{space} [{low / factor:.{decimals}f}, {high / factor:.{decimals}f}]")
+
+
+def minus(text: str) -> str:
+    """Numbers with minus signs in place of hyphens; none before what rounds to 0."""
+    return re.sub(r"-(0(?:\.0+)?)(?![.\d])", r"\1", text).replace("-", "−")
 
 
 def between(low: float, high: float, unit: str) -> str:

@@ -230,9 +230,7 @@ def _command(parent: RunFacts | None) -> str:
 
     if parent is None:
         return ""
-    return " ".join(
-        ["python -m fourstage.run -m", *(shlex.quote(f"{key}={value}") for key, value in parent.params.items())]
-    )
+    return " ".join(["fourstage run -m", *(shlex.quote(f"{key}={value}") for key, value in parent.params.items())])
 
 
 def _pictures(

@@ -2,7 +2,7 @@
 
 Left out: notes on how the runs were chosen (`notes.py`).
 
-    remarks(comparison)[0]      # Remark("bad", "The baseline eventgpt is invalid, so nothing below should be claimed.")
+    remarks(comparison)[0]      # Remark("bad", "The baseline eventgpt is invalid, so do not rely on anything below.")
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def remarks(comparison: Comparison) -> tuple[Remark, ...]:
     base = comparison.runs[comparison.baseline]
     found: list[Remark] = []
     if not base.valid:
-        found.append(Remark("bad", f"The baseline {base.name} is invalid, so nothing below should be claimed."))
+        found.append(Remark("bad", f"The baseline {base.name} is invalid, so do not rely on anything below."))
     invalid = [run for run in comparison.runs if not run.valid]
     found += _limited(
         [Remark("bad", f"Invalid: {run.name} ({', '.join(run.checks_failed) or 'never checked'})") for run in invalid]
@@ -40,7 +40,10 @@ def remarks(comparison: Comparison) -> tuple[Remark, ...]:
     for run in warned:
         by_checks.setdefault(run.checks_warned, []).append(run.name)
     found += _limited(
-        [Remark("warned", f"Warned of {', '.join(checks)}: {first_few(names)}") for checks, names in by_checks.items()]
+        [
+            Remark("warned", f"A check warned ({', '.join(checks)}): {first_few(names)}")
+            for checks, names in by_checks.items()
+        ]
     )
     lost: list[Remark] = []
     if comparison.pairs and (failed := comparison.pairs[0].failed_baseline).count:

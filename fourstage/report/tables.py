@@ -9,7 +9,6 @@ Names of runs, samples and settings are in the cells as they are: the renderer e
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -21,7 +20,7 @@ from fourstage.comparison.findings import Finding
 from fourstage.comparison.run_data import Setting, StageFacts
 from fourstage.comparison.verdicts import Verdict
 from fourstage.records.figures import LOAD, PREFILL, RUN_TABLE, TOTAL, TPOT
-from fourstage.records.units import MISSING, amount, first_few, percent, plural, with_limits
+from fourstage.records.units import MISSING, amount, first_few, minus, percent, plural, with_limits
 from fourstage.report.wording import basis, detectable, targets_of
 from fourstage.stages import STAGES
 from fourstage.stats.intervals import Interval
@@ -283,7 +282,7 @@ def _number(value: float, unit: str) -> Cell:
 
 
 def _interval(interval: Interval, unit: str = "") -> Cell:
-    return Cell(_minus(with_limits(interval, unit)), value=interval, unit=unit)
+    return Cell(with_limits(interval, unit), value=interval, unit=unit)
 
 
 def _side(mean: float, median: float, row: Row, cached: bool) -> Cell:
@@ -313,20 +312,15 @@ def _added(interval: Interval) -> Cell:
 
 
 def _percent(share: float) -> Cell:
-    return Cell(_minus(percent(share)), value=share)
+    return Cell(minus(percent(share)), value=share)
 
 
 def _log(value: float) -> Cell:
-    return Cell(_minus(f"{value:+.4f}"), value=value) if math.isfinite(value) else NONE
+    return Cell(minus(f"{value:+.4f}"), value=value) if math.isfinite(value) else NONE
 
 
 def _multiplied(ratio: float) -> Cell:
     return Cell(f"× {ratio:.3f}", value=ratio) if math.isfinite(ratio) else NONE
-
-
-def _minus(text: str) -> str:
-    """With minus signs; none before what rounds to 0."""
-    return re.sub(r"-(0(?:\.0+)?)(?![.\d])", r"\1", text).replace("-", "−")
 
 
 def _size(facts: StageFacts) -> Cell:

@@ -44,8 +44,8 @@ def sentence(attribution: Attribution, baseline_name: str, target_name: str) -> 
         shorter = [factor for factor in clear if factor.contribution.estimate < 0]
         inside = ""
         if longer or shorter:
-            parts = [f"{_times_of(longer)} longer"] * bool(longer) + [f"{_times_of(shorter)} less"] * bool(shorter)
-            inside = f"; within it {target_name} takes {', and '.join(parts)}"
+            parts = [_times_of(these, than) for these, than in ((longer, "longer"), (shorter, "less")) if these]
+            inside = f"; within the total, {target_name} takes {', and '.join(parts)}"
         return (
             f"No detectable difference in total between {target_name} and {baseline_name} {over}: "
             f"{with_limits(gap)} a sample, a ratio of {with_limits(attribution.ratio, '')}{inside}."
@@ -95,8 +95,10 @@ def _name(attribution: Attribution, factor: Factor) -> str:
     return factor.label
 
 
-def _times_of(factors: Sequence[Factor]) -> str:
-    return _and([f"{seconds(abs(factor.contribution.estimate))} in {factor.label}" for factor in factors])
+def _times_of(factors: Sequence[Factor], than: str) -> str:
+    """`15.5 ms longer in loading and 41.7 ms in the prefill`."""
+    first, *others = [(seconds(abs(factor.contribution.estimate)), factor.label) for factor in factors]
+    return _and([f"{first[0]} {than} in {first[1]}", *(f"{time} in {label}" for time, label in others)])
 
 
 def _and(parts: Sequence[str]) -> str:
@@ -125,7 +127,9 @@ def headline(comparison: Comparison) -> str:
     if pair.attribution is None:
         return text
     invalid = [run.name for run in (base, *targets_of(comparison)) if not run.valid]
-    return f"{text} This is not to be claimed: invalid is {', '.join(invalid)}." if invalid else text
+    if not invalid:
+        return text
+    return f"{text} Do not rely on this: {_and(invalid)} {'is' if len(invalid) == 1 else 'are'} invalid."
 
 
 def _headline_of_many(comparison: Comparison) -> str:
@@ -147,7 +151,7 @@ def _headline_of_many(comparison: Comparison) -> str:
             f"; the fastest is {name}, {row.text} (ratio {with_limits(row.ratio, '')}) over {row.n} paired "
             f"{plural('sample', row.n)}"
         )
-    forbidden = "" if base.valid else f" This is not to be claimed: the baseline {base.name} is invalid."
+    forbidden = "" if base.valid else f" Do not rely on this: the baseline {base.name} is invalid."
     return f"{text}.{forbidden}"
 
 

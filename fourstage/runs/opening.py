@@ -155,4 +155,4 @@ def withdraw_twin(folder: RunFolder, identity: Identity, membership: Membership)
 def sync_command(folder: RunFolder) -> str:
     """The command that sends a run from its folder, and where it gets the password that no file holds."""
     needed = variables(folder.state.destination.uri)
-    return "python -m fourstage.sync" + (f" (with {needed} set, or tracking.uri=... again)" if needed else "")
+    return "fourstage sync" + (f" (with {needed} set, or tracking.uri=... again)" if needed else "")

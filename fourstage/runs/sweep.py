@@ -154,7 +154,7 @@ class Sweep:
                 raise UserError("the store does not have the sweep yet")
             compared = compare_sweep(destination, parent, out)
         except Exception as error:  # the store is away, a disk is full, a fault of ours
-            say(f"warning: not compared: {describe_error(error)}; try python -m fourstage.compare sweep={name}")
+            say(f"warning: not compared: {describe_error(error)}; try fourstage compare sweep={name}")
             return
         self.folder.add_tags({"mlflow.note.content": compared.markdown})
         if compared.files:
@@ -255,7 +255,7 @@ def summary(name: str, outcomes: Mapping[int, Outcome]) -> Iterator[str]:
     yield f"sweep {name}: " + (", ".join(states) or "no job")
     for number, outcome in outcomes.items():
         if outcome.status in ("FAILED", "KILLED"):
-            yield f"  job {number} {outcome.status} {outcome.name}: {outcome.why}"
+            yield f"  job {number} {outcome.status} {outcome.name}" + (f": {outcome.why}" if outcome.why else "")
 
 
 def _key(override: str) -> str:

@@ -1,6 +1,6 @@
 """From a run's folder to the store: its creation there, and at its end everything that it leaves.
 
-Both may be tried again after a failure half way, by this process or a later one (`python -m fourstage.sync`):
+Both may be tried again after a failure half way, by this process or a later one (`fourstage sync`):
 what arrived stays, and nothing arrives twice. Left out: what a folder holds (`folder.py`).
 
     announce(folder)     # RUNNING, with params and tags

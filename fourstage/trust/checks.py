@@ -179,11 +179,11 @@ def not_finished(status: str, records: int) -> Check:
     """The one check of a run that ended before its checks: it is invalid."""
     return Check(
         "as_planned",
-        "the records are those of the planned samples, each once, failures among them",
+        "every planned sample has exactly one record, failed samples included",
         "fail",
         f"{records} records",
-        "all that were planned",
-        f"the run is {status}: it ended before its samples were all measured",
+        "one for each planned sample",
+        f"the run is {status}: it ended before all its checks could be made",
         relation="exactly",
     )
 
@@ -223,7 +223,7 @@ def as_planned(evidence: Evidence) -> Check:
         detail = f"failed: {_keys(run, ~run.ok)}"
     return Check(
         "as_planned",
-        "the records are those of the planned samples, each once, failures among them",
+        "every planned sample has exactly one record, failed samples included",
         verdict,
         counted,
         f"{len(evidence.planned)} records",

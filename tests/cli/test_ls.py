@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from fourstage.cli import ls
@@ -35,6 +37,12 @@ RUNS = [
 )
 def test_filters_choose_by_any_setting(filters: dict[str, str], names: list[str]) -> None:
     assert [run.name for run in matching(RUNS, filters)] == names
+
+
+def test_a_sweep_is_listed_once_where_another_one_ran_at_the_same_time() -> None:
+    pairs = [("d", "one"), ("c", "two"), ("alone", ""), ("b", "one"), ("a", "two")]  # newest first
+    runs = [replace(facts(name), tags={"mlflow.parentRunId": parent} if parent else {}) for name, parent in pairs]
+    assert [run.name for run in ls._by_sweep(runs)] == ["d", "b", "c", "a", "alone"]
 
 
 def test_a_key_that_no_run_has_is_refused() -> None:

@@ -279,7 +279,7 @@ def test_the_sentence_tells_what_cancels_out_within_no_difference() -> None:
     ]
     text = sentence(attributed(records, target), "one", "two")
     assert text.startswith("No detectable difference")
-    assert "within it two takes 50.0 ms in loading longer, and 50.0 ms in encoding less" in text
+    assert "within the total, two takes 50.0 ms longer in loading, and 50.0 ms less in encoding" in text
 
 
 def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_clear() -> None:

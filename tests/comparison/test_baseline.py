@@ -31,8 +31,8 @@ def test_groups_without_a_valid_baseline_are_told_and_the_others_compared() -> N
             ("precision=bf16", ["model=eventgpt", "model=videollava"], 0)
         ]
         assert told == [
-            "not compared at precision=fp32: model=eventgpt (id-eventgpt-fp32) is invalid, it failed no_drift: against "
-            "it nothing should be claimed; name another run with baseline=, or say allow_invalid=true"
+            "not compared at precision=fp32: model=eventgpt (id-eventgpt-fp32) is invalid (it failed no_drift) and "
+            "cannot be the baseline; name another run with baseline=, or set allow_invalid=true"
         ]
     assert len(choose_baselines(runs, None, ("model",), allow_invalid=True)[0]) == 2
     nothing = [replace(run, valid=False, checks_failed=("no_drift",)) for run in runs]

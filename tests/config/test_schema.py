@@ -67,11 +67,11 @@ def test_greedy_makes_any_model_deterministic_and_a_temperature_still_wins() -> 
         ("seed=null", "seed=null: expected a whole number"),
         ("model=null", "unknown model None"),
         ("temperature=0,0.2", "gives several values: add -m"),
-        ("model", "'model' is no setting: expected key=value"),
+        ("model", "'model' is not a setting: expected key=value, such as model=videollava"),
         ("prompt=a=b:{", "put a text with special characters in quotes: 'prompt=\"a=b:{\"'"),
         ('prompt=say "hi" {now}', """in quotes: 'prompt="say \\"hi\\" {now}"'"""),
         ("prompt=describe, please", """or put the text in quotes: 'prompt="describe, please"'"""),
-        ("+foo=1", "unknown setting 'foo'; python -m fourstage.run --help lists them"),
+        ("+foo=1", "unknown setting 'foo'; fourstage run --help lists them"),
         ("seed=-1", "seed=-1: expected a whole number from 0\n"),
     ],
 )

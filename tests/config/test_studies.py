@@ -64,7 +64,7 @@ def test_a_study_opens_with_its_question_and_the_command_that_runs_it(name: str)
     study = find_study(name, [SHIPPED])
     assert "?" in study.question
     assert "python" not in study.question
-    assert study.command == f"python -m fourstage.run -m +experiments={name}"
+    assert study.command == f"fourstage run -m +experiments={name}"
     assert name in (SHIPPED / "README.md").read_text(encoding="utf-8")
 
 
@@ -162,7 +162,7 @@ def test_a_study_says_what_it_asks_and_sweeps(tmp_path: Path) -> None:
     path.write_text(OWN.replace("0,0.5", "0,0.5\n      prompt: null\n      protocol.audit: true"))
     study = read_study(path)
     assert study.question == "Does the temperature matter?"
-    assert study.command == "python -m fourstage.run -m +experiments=mine"
+    assert study.command == "fourstage run -m +experiments=mine"
     assert study.params == {"temperature": "0,0.5", "prompt": "null", "protocol.audit": "true"}
     with pytest.raises(SettingError, match="unknown experiment 'x'; there are mine"):
         find_study("x", [tmp_path])

@@ -145,7 +145,7 @@ def test_a_faulty_file_is_kept_and_shown_as_invalid(
     assert not any(name.startswith(("stage3", "stage4", "ttft", "tpot")) for name in run.metrics)
     assert compare.main([f"uri={where.uri}"]) == 0
     out = capsys.readouterr().out
-    assert re.search(r"the baseline is \S+: eventgpt-night before it failed counts_are_the_ids", out)
+    assert re.search(r"the baseline is \S+, since eventgpt-night, which comes first, failed counts_are_the_ids", out)
     assert "invalid: eventgpt-night failed counts_are_the_ids" in out
 
 
@@ -184,7 +184,7 @@ def test_what_cannot_be_taken_in_is_one_line_and_leaves_no_run(
     ("words", "message"),
     [
         ([], "which file? file=results.json"),
-        (["results.json"], "'results.json' is no setting: expected key=value with one of file, unit"),
+        (["results.json"], "'results.json' is not a setting: expected key=value with one of file, unit"),
         (["fil=x"], "unknown setting 'fil'; did you mean 'file'?"),
         (["file=none.json"], "file=none.json does not exist; expected a regular file"),
         (["file=."], "file=. is a folder; expected a regular file"),
@@ -208,7 +208,7 @@ def test_its_words_are_checked(
 
 def test_help_is_the_modules_own(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
-    assert "python -m fourstage.ingest file=results.json unit=ms" in capsys.readouterr().out
+    assert "fourstage ingest file=results.json unit=ms" in capsys.readouterr().out
 
 
 @pytest.mark.real

@@ -66,7 +66,7 @@ def test_a_whole_number_is_shown_whole(value: int) -> None:
 
 @given(st.floats(-1e3, 1e3), st.floats(1e-6, 10), st.sampled_from(["s", "ms", ""]))
 def test_an_interval_is_its_limits_to_half_of_the_last_digit(estimate: float, half: float, unit: str) -> None:
-    text = with_limits(Interval(estimate - half, estimate + half, estimate), unit)
+    text = with_limits(Interval(estimate - half, estimate + half, estimate), unit).replace("−", "-")
     numbers = [float(number) for number in re.findall(r"-?\d+(?:\.\d+)?", text)]
     name = text.partition(" [")[0].partition(" ")[2]
     factor = SIZE[unit][name] if unit else 1.0
@@ -144,7 +144,8 @@ def test_an_unknown_kind_of_figure_is_an_error() -> None:
     [
         (0.0408, 0.0417, 0.0412, "s", "41.2 ms [40.8, 41.7]"),
         (1.2, 1.3, 1.234, "s", "1.23 s [1.20, 1.30]"),
-        (-0.004, 0.002, -0.001, "s", "-1 ms [-4, 2]"),
+        (-0.004, 0.002, -0.001, "s", "−1 ms [−4, 2]"),
+        (-0.1, 0.1, -0.0001, "s", "0 ms [−100, 100]"),
         (2e-6, 3e-6, 2.4e-6, "s", "2.4 µs [2.0, 3.0]"),
         (0.0, 0.0, 0.0, "s", "0 s [0, 0]"),
         (1.0, 1.0, 1.0, "", "1.00 [1.00, 1.00]"),

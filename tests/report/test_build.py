@@ -75,15 +75,15 @@ def test_an_invalid_baseline_is_refused_and_an_invalid_target_marked(
     with pytest.raises(UserError) as caught:
         command(where, tmp_path, baseline="bad", sweep="night")
     assert str(caught.value) == (
-        f"bad ({ids['bad']}) is invalid, it failed no_drift, closed_books: against it nothing should be claimed; name "
-        "another run with baseline=, or say allow_invalid=true"
+        f"bad ({ids['bad']}) is invalid (it failed no_drift, closed_books) and cannot be the baseline; name another "
+        "run with baseline=, or set allow_invalid=true"
     )
     command(where, tmp_path, allow_invalid="true")
     out = capsys.readouterr().out
-    assert "do not use: The baseline bad is invalid, so nothing below should be claimed." in out
+    assert "do not use: The baseline bad is invalid, so do not rely on anything below." in out
     assert "Invalid: bad (no_drift, closed_books)" in out
     found = command(where, tmp_path)
-    assert "the baseline is good: bad before it failed no_drift, closed_books" in found.notes
+    assert "the baseline is good, since bad, which comes first, failed no_drift, closed_books" in found.notes
     out = capsys.readouterr().out
     assert "Invalid: bad (no_drift, closed_books)" in out
     assert [run["valid"] for run in written(tmp_path)["comparisons"][0]["runs"]] == [False, True]
@@ -94,7 +94,7 @@ def test_a_run_that_was_never_checked_is_no_baseline(where: Destination, tmp_pat
     run.log_results(records(1, n=2))
     run.end("FINISHED")
     store(where, "b", records(2))
-    with pytest.raises(UserError, match="is invalid, it was never checked: against it nothing should be claimed"):
+    with pytest.raises(UserError, match=r"is invalid \(it was never checked\) and cannot be the baseline"):
         command(where, tmp_path, baseline="unchecked", target="b")
     found = command(where, tmp_path, baseline="b", target="unchecked")
     assert "invalid: unchecked was never checked" in found.notes
@@ -207,7 +207,7 @@ def test_a_studys_question_is_answered(where: Destination, tmp_path: Path, capsy
     found = command(where, tmp_path)
     assert found.findings[0].answer == "yes"
     assert "yes  Does loading (stage 1) make more than half of the difference?" in capsys.readouterr().out
-    assert written(tmp_path)["command"] == "python -m fourstage.run -m +experiments=event_vs_video"
+    assert written(tmp_path)["command"] == "fourstage run -m +experiments=event_vs_video"
     assert written(tmp_path)["findings"][0]["answer"] == "yes"
     assert "**Does loading" in found.markdown
 

@@ -342,9 +342,9 @@ def test_a_stage_that_was_not_timed_apart_is_said_and_never_zero() -> None:
 def test_an_invalid_baseline_is_the_first_thing_to_believe() -> None:
     made = subject(records(), records(1.3), changes={0: {"valid": False, "checks_failed": ("stages_close",)}})
     text = Page(html(made)).all_text
-    assert "Do not use: The baseline run 0 is invalid, so nothing below should be claimed." in text
+    assert "Do not use: The baseline run 0 is invalid, so do not rely on anything below." in text
     assert "Invalid: run 0 (stages_close)" in text
-    assert "This is not to be claimed: invalid is run 0." in text
+    assert "Do not rely on this: run 0 is invalid." in text
 
 
 def test_an_invalid_run_is_never_the_fastest() -> None:
@@ -352,7 +352,7 @@ def test_an_invalid_run_is_never_the_fastest() -> None:
     text = Page(html(subject(*runs, changes={1: {"valid": False}}))).all_text
     assert "Of 2 runs against run 0, in total time: 1 Improved, 1 invalid; the fastest is run 2, 1.11x faster" in text
     text = Page(html(subject(*runs, changes={0: {"valid": False}}))).all_text
-    assert "This is not to be claimed: the baseline run 0 is invalid." in text
+    assert "Do not rely on this: the baseline run 0 is invalid." in text
 
 
 def test_runs_without_a_blemish_are_said_to_be() -> None:

@@ -18,6 +18,8 @@ from mlflow.exceptions import MlflowException
 
 from fourstage.cli.run import main
 from fourstage.cli.sync import main as sync
+from fourstage.runs.outcome import Outcome
+from fourstage.runs.sweep import summary
 from fourstage.stages import SampleRecord
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
 from fourstage.tracking.store import Destination, open_store
@@ -32,6 +34,15 @@ def _noise_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes no run of a few tokens invalid here: whether it is measured again depends on that."""
     monkeypatch.setattr("fourstage.trust.checks.EXPLAINED_LIMIT", 1e6)
     monkeypatch.setattr("fourstage.trust.checks.UNACCOUNTED_LIMIT", 1e6)
+
+
+def test_a_job_that_ended_without_a_reason_is_listed_without_one() -> None:
+    outcomes = {0: Outcome("KILLED", "night"), 1: Outcome("FAILED", "day", why="no such file")}
+    assert list(summary("pair", outcomes)) == [
+        "sweep pair: 1 killed, 1 failed",
+        "  job 0 KILLED night",
+        "  job 1 FAILED day: no such file",
+    ]
 
 
 def parent_of(store: Destination, sweep: str = "") -> RunFacts:

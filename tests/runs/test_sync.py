@@ -165,7 +165,7 @@ def test_a_server_that_goes_away_in_the_middle_disturbs_no_measurement_and_gets_
     words = ["-m", "tracking=server", f"tracking.uri={where.uri}", *on(dataset), *SMALL, "seed=1,2"]
     assert main(words) == 3
     out, err = capsys.readouterr()
-    assert err.count("python -m fourstage.sync sends it") >= 3  # both jobs and the parent
+    assert err.count("fourstage sync sends it") >= 3  # both jobs and the parent
     assert out.count("3 ok, 0 failed") == 2
     assert sync(["folder=mlruns/hydra"]) == 3  # it is still away
     with mlflow_server(backend, tmp_path, port):

@@ -71,7 +71,7 @@ def test_a_single_run_without_its_server_is_measured_and_kept(
     assert "2 ok, 0 failed" in out
     before, after = err.strip().splitlines()
     assert f"warning: tracking store http://{address}: cannot be reached (Connection refused)" in before
-    assert "python -m fourstage.sync (with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD set" in after
+    assert "fourstage sync (with MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD set" in after
     assert main(["tracking=server", "weights=pretrained", *words, *TINY]) == 2  # no such folder
     out, err = capsys.readouterr()
     assert f"http:/{address}/x" in err
