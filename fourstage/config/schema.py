@@ -1,6 +1,6 @@
 """The schema of `conf/`: every setting, its type and range, and every message about a setting that is wrong.
 
-It knows plain dictionaries only, neither Hydra nor torch, so that a slip is told before anything heavy is
+It knows plain dictionaries only, neither Hydra nor torch, so that a mistake is reported before anything heavy is
 imported. One dataclass per option of a group; `name` says which. The settings of a model, a dataset format or an
 engine are in its own file (`plugins.py`): here is only what all of a kind have in common.
 
@@ -352,7 +352,7 @@ def _from_text(hint: Any, text: str) -> Any:
         if kind in members:
             try:
                 return kind(text)
-            except ValueError:  # told by the setting's own check
+            except ValueError:  # reported by the setting's own check
                 return text
     return text
 

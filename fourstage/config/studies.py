@@ -85,7 +85,7 @@ def command(name: str) -> str:
     return f"python -m fourstage.run -m +{GROUP}={name}"
 
 
-def _params(tree: Mapping[str, Any]) -> dict[str, str]:
+def _params(tree: Mapping[Any, Any]) -> dict[str, str]:
     """`hydra.sweeper.params`, each value as the command line writes it."""
     found: Any = tree
     for key in ("hydra", "sweeper", "params"):

@@ -1,6 +1,6 @@
 """Datasets: the JSON list of samples, where their files lie, and what identifies the whole.
 
-The layout is that of shared/DATASET.md. Media files are not opened here and not looked for: a missing file
+The layout is that of docs/datasets.md. Media files are not opened here and not looked for: a missing file
 is an error of its sample, found when stage 1 loads it.
 
     samples = read_dataset(Path("real"), "EventGPT_Instruction_Subset.json", limit=10)

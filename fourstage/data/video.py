@@ -71,7 +71,7 @@ def frame_indices(total: int, frames: int, rule: str) -> tuple[int, ...]:
     """Choose exactly `frames` positions of a clip of `total` frames, ascending; a short clip repeats some.
 
     `linspace`: floor(i (N-1) / (frames-1)), from the first to the last. `arange`: `np.arange(0, N, N / frames)`
-    cut to int. `head`: the first ones, then the last again (shared/DATASET.md, "Video").
+    cut to int. `head`: the first ones, then the last again (docs/datasets.md).
     Raises SampleError for an empty clip, UserError for an unknown rule or `frames` below 1.
     """
     if rule not in RULES:

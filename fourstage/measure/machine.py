@@ -98,7 +98,7 @@ def _read_state(device: str) -> GpuState | str:
     nvml, reason = load_nvml()
     if nvml is None:
         return reason
-    index = wanted.index
+    index: int | None = wanted.index  # torch's types leave out that it is None where none was given
     if index is None:
         index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
     handle, reason = nvml_handle(index)

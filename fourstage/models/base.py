@@ -198,7 +198,8 @@ class StagedPipeline(ABC):
         images = [image for item in media for image in item.images]
         pixels = self.image_processor(images=images, return_tensors="pt", input_data_format="channels_last")
         parameter = next(self.model.parameters())
-        return pixels["pixel_values"].to(parameter.device, parameter.dtype)
+        values: Tensor = pixels["pixel_values"]
+        return values.to(parameter.device, parameter.dtype)
 
     def inputs(self, pixel_values: Tensor, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
         """The questions' part of `preprocess`: tokens beside pixels that are ready."""
@@ -248,7 +249,7 @@ class StagedPipeline(ABC):
             return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
     def count_vision_calls(self, tower: nn.Module) -> None:
-        """Count at the tower itself, so that a second encoding anywhere shows (PITFALLS.md 1)."""
+        """Count at the tower itself, so that a second encoding anywhere shows."""
 
         def count(*_: Any) -> None:
             self.vision_calls += 1

@@ -41,7 +41,7 @@ class TorchDevice:
             try:
                 self._clear.write_text("5")  # proc(5): resets the peak of the resident set, and nothing else
                 self._peak_known = True
-            except OSError:  # not Linux, or a container that forbids it: then no peak is told
+            except OSError:  # not Linux, or a container that forbids it: then no peak is recorded
                 self._peak_known = False
 
     def peak_memory_bytes(self) -> int | None:

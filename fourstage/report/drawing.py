@@ -49,7 +49,8 @@ def png(plot: Plot) -> bytes:
     image = io.BytesIO()
     with drawing():
         # a canvas's own method draws once, where savefig draws twice
-        FigureCanvasAgg(plot.figure).print_png(image, metadata={"Software": None})
+        canvas: Any = FigureCanvasAgg(plot.figure)
+        canvas.print_png(image, metadata={"Software": None})
     return image.getvalue()
 
 
@@ -61,7 +62,8 @@ def svg(plot: Plot) -> bytes:
     dpi = plot.figure.dpi
     image = io.BytesIO()
     with drawing(), rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.sans-serif": FONTS}):
-        FigureCanvasSVG(plot.figure).print_svg(image, metadata={"Date": None, "Creator": None})
+        canvas: Any = FigureCanvasSVG(plot.figure)
+        canvas.print_svg(image, metadata={"Date": None, "Creator": None})
     plot.figure.set_dpi(dpi)  # an SVG is drawn at 72
     return image.getvalue()
 

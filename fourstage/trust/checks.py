@@ -269,7 +269,7 @@ def vision_runs_once(evidence: Evidence) -> Check:
 
 
 def staged_equals_own(evidence: Evidence) -> Check:
-    """The staged path computes what the model's own generate() computes (PITFALLS: adaptor applied twice)."""
+    """The staged path computes what the model's own generate() computes."""
     sentence = "greedy token ids of the stages equal those of the model's own generate()"
     if evidence.audits is None:
         return _not_possible("staged_equals_own", sentence, evidence.no_audits)

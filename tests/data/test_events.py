@@ -495,7 +495,7 @@ def test_times_that_overflowed_are_refused(tmp_path: Path, dtype: str) -> None:
 
 
 def naive(events: Events, images: int) -> list[NDArray[np.uint8]]:
-    """The rendering as DATASET.md says it, one event after the other."""
+    """The rendering by its definition, one event after the other."""
     each = len(events.x) // images
     drawn = []
     for i in range(images):
