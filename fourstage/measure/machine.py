@@ -54,6 +54,7 @@ class ProcessorTimes:
 
     @classmethod
     def now(cls) -> ProcessorTimes:
+        """The processors' times as they are now."""
         import psutil
 
         times, own = psutil.cpu_times(), psutil.Process().cpu_times()

@@ -31,6 +31,7 @@ class TorchDevice:
             torch.mps.synchronize()
 
     def seed(self, seed: int) -> None:
+        """Seed torch's generators, the GPU's too."""
         torch.manual_seed(seed)
 
     def reset_peak_memory(self) -> None:

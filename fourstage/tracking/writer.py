@@ -199,6 +199,7 @@ class TrackedRun:
             return dict(self._client.get_run(self.run_id).data.params)
 
     def delete_tag(self, key: str) -> None:
+        """Remove a tag from the run in the store."""
         with reporting(self.destination.uri):
             self._client.delete_tag(self.run_id, key)
 
