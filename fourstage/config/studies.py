@@ -50,7 +50,7 @@ def list_studies(folders: Sequence[Path]) -> list[str]:
 
 
 def read_study(path: Path) -> Study:
-    """The study in a file. Raises SettingError where it lacks what makes a study."""
+    """The study in a file. Raises SettingError where its name, its package line or what it sweeps is missing."""
     from omegaconf import OmegaConf
     from yaml import YAMLError
 

@@ -194,7 +194,7 @@ def _checked(fields: Mapping[str, Any], path: Path) -> Events:
     missing = [name for name in FIELDS if name not in fields]
     if missing:
         found = ", ".join(shown(name) for name in sorted(fields)[:20]) or "none"
-        raise SampleError(f"{path} lacks the fields {', '.join(missing)}; found {found}, expected x, y, t, p")
+        raise SampleError(f"{path} is missing the fields {', '.join(missing)}; found {found}, expected x, y, t, p")
     for name in FIELDS:
         values = fields[name]
         if not isinstance(values, np.ndarray):

@@ -268,7 +268,7 @@ def _decode(
             if mode == "tolerant":
                 raise
             if mode == "serial" and packet is not None and packet.is_discard:
-                continue  # never shown: in an open group of pictures that was cut, it lacks what it depends on
+                continue  # never shown: in an open group of pictures that was cut, frames it depends on are missing
             return None
         for frame in decoded:
             if frame.is_corrupt:

@@ -112,7 +112,7 @@ class StagedPipeline(ABC):
         if path and not local_folder(path, "weights.path").is_dir():
             check_hub_id(path)
         if config.prompt is not None and cls.placeholder in config.prompt:
-            raise UserError(f"the prompt holds {cls.placeholder}, which marks the media's place: leave it out")
+            raise UserError(f"the prompt holds {cls.placeholder}, which marks where the media go: leave it out")
 
     def use(self, settings: ModelSettings) -> None:
         """Read other files, or another number of images, with the same loaded model."""
@@ -259,7 +259,7 @@ class StagedPipeline(ABC):
     def _checked_ids(self, question: str, images: int) -> Tensor:
         """The prompt's ids; raises SampleError for a question that cannot be asked."""
         if self.placeholder in question:
-            raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks the media's place")
+            raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks where the media go")
         with panics_reported():
             ids = self.prompt_ids(question, images)
         check_rows(self.rows(ids, images), self.facts.context, question)

@@ -70,7 +70,7 @@ def svg(plot: Plot) -> bytes:
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """A name may have letters that matplotlib's own font lacks; the browser's need not."""
+    """Names may contain letters that matplotlib's own font does not have; the browser's fonts may."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield
