@@ -126,6 +126,7 @@ class Run:
 
     @property
     def name(self) -> str:
+        """The run's name."""
         return self.facts.name
 
     @property
@@ -140,6 +141,7 @@ class Run:
 
     @property
     def tags(self) -> dict[str, str]:
+        """Its tags in the store, MLflow's own too."""
         return dict(self.facts.tags)
 
     @property

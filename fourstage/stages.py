@@ -118,6 +118,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Whether the most probable token is taken at each step."""
         return self.temperature == 0
 
 
@@ -205,10 +206,12 @@ class SampleRecord:
 
     @property
     def ok(self) -> bool:
+        """Whether the sample was measured without an error."""
         return self.error is None
 
     @property
     def input_tokens(self) -> int | None:
+        """Text and visual tokens of the prompt; None where either is missing."""
         if self.text_tokens is None or self.visual_tokens is None:
             return None
         return self.text_tokens + self.visual_tokens

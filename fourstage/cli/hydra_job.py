@@ -41,6 +41,7 @@ class SweepCallback(Callback):
         return _callback_in_launcher, ()  # a launcher's process unpickles this before its first job
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Begin the sweep's parent run and name it to the jobs. Raises SystemExit where the sweep cannot begin."""
         command = current_command()
         try:
             prepare(config, fail_without_folder)
@@ -59,6 +60,7 @@ class SweepCallback(Callback):
             raise SystemExit(code) from error
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        """Mask credentials in the settings that Hydra wrote into the job's folder."""
         mask_written_settings(config)
 
 

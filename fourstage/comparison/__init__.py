@@ -1,0 +1,1 @@
+"""Comparing runs: selecting, reading and pairing them, effects and findings."""

@@ -216,7 +216,7 @@ def share_plugins_settings() -> None:
     from hydra.core.config_store import ConfigStore
 
     offer_plugins()
-    ConfigStore.__deepcopy__ = lambda self, memo: self
+    setattr(ConfigStore, "__deepcopy__", lambda self, memo: self)  # noqa: B010 (the class declares none)
 
 
 def offer_plugins() -> None:
@@ -316,7 +316,8 @@ def check_job_folders(cfg: Any, jobs: Sequence[Sequence[str]]) -> None:
     from hydra.core.global_hydra import GlobalHydra
     from omegaconf import OmegaConf, open_dict
 
-    if OmegaConf.to_container(cfg.hydra.sweep, resolve=False)["subdir"] == "${hydra.job.num}":
+    sweep: Any = OmegaConf.to_container(cfg.hydra.sweep, resolve=False)
+    if sweep["subdir"] == "${hydra.job.num}":
         return
     given: dict[str, int] = {}
     for number, overrides in enumerate(jobs):

@@ -1,6 +1,6 @@
 """The schema of `conf/`: every setting, its type and range, and every message about a setting that is wrong.
 
-It knows plain dictionaries only, neither Hydra nor torch, so that a slip is told before anything heavy is
+It knows plain dictionaries only, neither Hydra nor torch, so that a mistake is reported before anything heavy is
 imported. One dataclass per option of a group; `name` says which. The settings of a model, a dataset format or an
 engine are in its own file (`plugins.py`): here is only what all of a kind have in common.
 
@@ -73,6 +73,8 @@ class Plugin:
 
 @dataclass(frozen=True)
 class DemoWeights:
+    """Weights of the demo: a tiny model, seeded, that runs on a CPU."""
+
     name: Literal["demo"]
     seed: Annotated[int, Range(0, MOST)]
     size: ClassVar[str] = "tiny"
@@ -80,6 +82,8 @@ class DemoWeights:
 
 @dataclass(frozen=True)
 class RandomWeights:
+    """Random weights of a tiny model or at the published size: times without a download."""
+
     name: Literal["random"]
     size: Literal["tiny", "7b"]
     seed: Annotated[int, Range(0, MOST)]
@@ -87,6 +91,8 @@ class RandomWeights:
 
 @dataclass(frozen=True)
 class PretrainedWeights:
+    """A published checkpoint (docs/weights.md)."""
+
     name: Literal["pretrained"]
     path: FilePath | None
     vision_tower: FilePath | None
@@ -166,6 +172,8 @@ class EngineSettings:
 
 @dataclass(frozen=True)
 class ProtocolSettings:
+    """How a run is measured: warm-up, repeats, order and state of the files (docs/checks.md)."""
+
     name: str
     warmup: Annotated[int, Range(0, 1000)]
     warmup_tolerance: Annotated[float, Range(above=0, high=1)]
@@ -180,6 +188,8 @@ class ProtocolSettings:
 
 @dataclass(frozen=True)
 class TrackingSettings:
+    """The store to which a run is logged."""
+
     name: Literal["local", "server"]
     uri: str
     artifacts: str | None
@@ -234,6 +244,7 @@ class Config:
 
     @property
     def sampling(self) -> Sampling:
+        """How tokens are chosen, as the decoding engine takes it."""
         return Sampling(self.temperature, self.top_p, self.top_k, self.max_new_tokens, self.num_beams, self.stop)
 
 
@@ -352,7 +363,7 @@ def _from_text(hint: Any, text: str) -> Any:
         if kind in members:
             try:
                 return kind(text)
-            except ValueError:  # told by the setting's own check
+            except ValueError:  # reported by the setting's own check
                 return text
     return text
 

@@ -50,7 +50,7 @@ def list_studies(folders: Sequence[Path]) -> list[str]:
 
 
 def read_study(path: Path) -> Study:
-    """The study in a file. Raises SettingError where it lacks what makes a study."""
+    """The study in a file. Raises SettingError where its name, its package line or what it sweeps is missing."""
     from omegaconf import OmegaConf
     from yaml import YAMLError
 
@@ -85,7 +85,7 @@ def command(name: str) -> str:
     return f"fourstage run -m +{GROUP}={name}"
 
 
-def _params(tree: Mapping[str, Any]) -> dict[str, str]:
+def _params(tree: Mapping[Any, Any]) -> dict[str, str]:
     """`hydra.sweeper.params`, each value as the command line writes it."""
     found: Any = tree
     for key in ("hydra", "sweeper", "params"):

@@ -1,0 +1,1 @@
+"""Datasets and their media: what stage 1 reads."""

@@ -93,9 +93,9 @@ def _walk_boxes(path: Path, read: _Read, size: int) -> None:
         if count > _MOST:
             raise _crowded(path)
     if b"moov" not in found:
-        raise SampleError(f"{path} is truncated or damaged: it lacks its index (the moov box); copy it again")
+        raise SampleError(f"{path} is truncated or damaged: its index (the moov box) is missing; copy it again")
     if len(steps) > 1:
-        raise SampleError(f"{path} lacks a part: the numbers of its fragments leave out some; copy it again")
+        raise SampleError(f"{path} has a gap: some of its numbered fragments are missing; copy it again")
 
 
 def _walk_chunks(path: Path, read: _Read, size: int) -> None:

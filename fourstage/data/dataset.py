@@ -1,6 +1,6 @@
 """Datasets: the JSON list of samples, where their files lie, and what identifies the whole.
 
-The layout is that of shared/DATASET.md. Media files are not opened here and not looked for: a missing file
+The layout is that of docs/datasets.md. Media files are not opened here and not looked for: a missing file
 is an error of its sample, found when stage 1 loads it.
 
     samples = read_dataset(Path("real"), "EventGPT_Instruction_Subset.json", limit=10)
@@ -218,7 +218,7 @@ def _conversation(entry: dict[str, Any], where: str) -> tuple[str, str]:
             raise UserError(f"{place} is {_kind(turn)}, expected an object with 'from' and 'value'; mend the entry")
         speaker, value = _text(turn, "from", place), _text(turn, "value", place)
         if speaker is None:
-            raise UserError(f"{place} lacks 'from', expected 'human' or 'gpt'; mend the entry")
+            raise UserError(f"{place} has no 'from', expected 'human' or 'gpt'; mend the entry")
         first.setdefault(speaker, value or "")
     question = first.get("human", "")
     tag = _MEDIA_TAG.match(question)

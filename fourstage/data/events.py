@@ -81,7 +81,7 @@ def render_events(
 
     Slices have equal counts, N // images in array order, and the last takes the remainder. The canvas is white,
     p == 0 is blue and any other polarity red, and the last event at a pixel wins. This is the rendering of
-    EventGPT's own inference code (shared/DATASET.md, "Rendering to images"). Raises SampleError for fewer events
+    EventGPT's own inference code (docs/datasets.md). Raises SampleError for fewer events
     than images, for a clip of `max_span_us` microseconds or more (None: any span), and for a canvas beyond MAX_SIDE or
     images beyond `max_bytes`.
     """
@@ -194,7 +194,7 @@ def _checked(fields: Mapping[str, Any], path: Path) -> Events:
     missing = [name for name in FIELDS if name not in fields]
     if missing:
         found = ", ".join(shown(name) for name in sorted(fields)[:20]) or "none"
-        raise SampleError(f"{path} lacks the fields {', '.join(missing)}; found {found}, expected x, y, t, p")
+        raise SampleError(f"{path} is missing the fields {', '.join(missing)}; found {found}, expected x, y, t, p")
     for name in FIELDS:
         values = fields[name]
         if not isinstance(values, np.ndarray):

@@ -1,6 +1,6 @@
 """Stage 1: a sample's files to uint8 images in host memory, and the facts of how they were read.
 
-Which source was read is on the record. What an entry names and the disk lacks is an error: no other source
+Which source was read is on the record. A file that an entry names and that does not exist is an error: no other source
 is tried in its place.
 
     media = read_event_images(sample)  # five images, media.source == "png", "npy" or "mp4"
@@ -86,7 +86,7 @@ def read_video_frames(sample: Sample, source: str = "auto", frames: int = 8, rul
 def event_files(sample: Sample, source: str = "auto", mp4_folder: str = "event_mp4") -> list[Path]:
     """List the files that `read_event_images` reads, each once, without opening them.
 
-    A file that the entry names and the disk lacks is in the list: to say so is for whoever reads it. Raises
+    Files that the entry names are listed whether or not they exist: the reader reports missing ones. Raises
     SampleError and UserError as `read_event_images` does for the choice of source.
     """
     return list(dict.fromkeys(_choose_events(sample, source, mp4_folder)[1]))
@@ -96,7 +96,7 @@ def event_files(sample: Sample, source: str = "auto", mp4_folder: str = "event_m
 def video_files(sample: Sample, source: str = "auto", frames: int = 8, rule: str = "linspace") -> list[Path]:
     """List the files that `read_video_frames` reads, each once, without opening them: an MP4, or the frames chosen.
 
-    An MP4 that the entry names and the disk lacks is in the list. Raises SampleError and UserError as
+    An MP4 that the entry names is listed whether or not it exists. Raises SampleError and UserError as
     `read_video_frames` does for the choice of source and of frames.
     """
     chosen, path = _choose_video(sample, source)

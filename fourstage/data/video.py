@@ -73,7 +73,7 @@ def frame_indices(total: int, frames: int, rule: str) -> tuple[int, ...]:
     """Choose exactly `frames` positions of a clip of `total` frames, ascending; a short clip repeats some.
 
     `linspace`: floor(i (N-1) / (frames-1)), from the first to the last. `arange`: `np.arange(0, N, N / frames)`
-    cut to int. `head`: the first ones, then the last again (shared/DATASET.md, "Video").
+    cut to int. `head`: the first ones, then the last again (docs/datasets.md).
     Raises SampleError for an empty clip, UserError for an unknown rule or `frames` below 1.
     """
     if rule not in RULES:
@@ -272,7 +272,7 @@ def _decode(
             if mode == "tolerant":
                 raise
             if mode == "serial" and packet is not None and packet.is_discard:
-                continue  # never shown: in an open group of pictures that was cut, it lacks what it depends on
+                continue  # never shown: in an open group of pictures that was cut, frames it depends on are missing
             return None
         for frame in decoded:
             if frame.is_corrupt:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings(EngineSettings):
+    """The engine has no settings beyond its name."""
+
     name: str = "eager"
 
 

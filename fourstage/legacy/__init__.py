@@ -1,0 +1,1 @@
+"""Result files of earlier tools, read into the store."""

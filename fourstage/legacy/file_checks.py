@@ -25,6 +25,7 @@ SUSPICIOUS_ANSWERS = 3  # this many answers at the maximum length suggest trunca
 
 
 def successful(run: LegacyRun) -> list[tuple[SampleRecord, FileFacts]]:
+    """The records that succeeded, each with its facts."""
     return [(record, facts) for record, facts in zip(run.records, run.facts, strict=True) if record.ok]
 
 

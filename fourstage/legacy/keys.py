@@ -82,6 +82,7 @@ def leaves(table: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any]]:
 
 
 def identity_of(shared: Mapping[str, Any], key: str) -> str:
+    """The text or whole number at this key; "" where there is neither."""
     found = shared.get(key)
     if isinstance(found, str) or (isinstance(found, int) and not isinstance(found, bool)):
         return shown(found, 1000)
@@ -100,6 +101,7 @@ def as_number(value: Any) -> float | None:
 
 
 def first_text(shared: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The first of these keys that holds a text; None where none does."""
     found = (shared.get(name) for name in names)
     text = next((value for value in found if isinstance(value, str)), None)
     return text.encode("utf-8", "backslashreplace").decode() if text is not None else None

@@ -69,6 +69,7 @@ class ResultFile:
 
 
 def parse_file(text: str) -> Any:
+    """The JSON document of a result file. Raises UserError where it is nested deeper than DEPTH."""
     document = parse_json(text)
     level, depth = [document], 0
     while level := [part for value in level if isinstance(value, dict | list) for part in _parts(value)]:
@@ -192,10 +193,12 @@ def error_of(own: Mapping[str, Any]) -> str:
 
 
 def model_name(found: str) -> str:
+    """The model's name in conf/, for the name in a file."""
     return MODELS.get(found.lower(), shown(found))
 
 
 def stage_numbers(source: Source) -> list[int]:
+    """The stages that any entry of the source has times for, in order."""
     return sorted({number for entry in source.entries for number in stages_in(entry.own)})
 
 

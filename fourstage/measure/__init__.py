@@ -1,0 +1,1 @@
+"""Measuring: the loop, its clock, protocol, caches and the machine's state."""

@@ -40,6 +40,7 @@ class Entry:
 
     @property
     def size_bytes(self) -> int:
+        """Bytes of everything that is cached for the sample."""
         images = {id(image): image.nbytes for image in self.media.images}  # a short clip repeats some
         return sum(images.values()) + (self.pixels.nbytes if self.pixels is not None else 0)
 

@@ -40,16 +40,20 @@ class GpuReading(Protocol):
     """What is put on the record of a GPU after a sample (`machine.GpuState`)."""
 
     @property
-    def sm_clock_mhz(self) -> int | None: ...
+    def sm_clock_mhz(self) -> int | None:
+        """Clock of the multiprocessors, MHz."""
 
     @property
-    def power_w(self) -> float | None: ...
+    def power_w(self) -> float | None:
+        """Watts."""
 
     @property
-    def temperature_c(self) -> int | None: ...
+    def temperature_c(self) -> int | None:
+        """Degrees Celsius."""
 
     @property
-    def throttle_reasons(self) -> tuple[str, ...] | None: ...
+    def throttle_reasons(self) -> tuple[str, ...] | None:
+        """What holds the clocks down; None where the driver does not answer."""
 
 
 @dataclass

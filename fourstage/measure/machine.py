@@ -54,6 +54,7 @@ class ProcessorTimes:
 
     @classmethod
     def now(cls) -> ProcessorTimes:
+        """The processors' times as they are now."""
         import psutil
 
         times, own = psutil.cpu_times(), psutil.Process().cpu_times()
@@ -98,7 +99,7 @@ def _read_state(device: str) -> GpuState | str:
     nvml, reason = load_nvml()
     if nvml is None:
         return reason
-    index = wanted.index
+    index: int | None = wanted.index  # torch's types leave out that it is None where none was given
     if index is None:
         index = torch.cuda.current_device() if torch.cuda.is_initialized() else 0
     handle, reason = nvml_handle(index)

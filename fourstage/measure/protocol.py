@@ -32,6 +32,7 @@ class Rounds:
     totals: list[tuple[str, float]] = field(default_factory=list)  # for the interval that ends the rounds
 
     def note(self, record: SampleRecord) -> None:
+        """Count a measured sample towards the interval that ends the rounds."""
         if record.role == "sample" and record.total_s is not None:
             self.totals.append((record.key, record.total_s))
 

@@ -112,7 +112,7 @@ class StagedPipeline(ABC):
         if path and not local_folder(path, "weights.path").is_dir():
             check_hub_id(path)
         if config.prompt is not None and cls.placeholder in config.prompt:
-            raise UserError(f"the prompt holds {cls.placeholder}, which marks the media's place: leave it out")
+            raise UserError(f"the prompt holds {cls.placeholder}, which marks where the media go: leave it out")
 
     def use(self, settings: ModelSettings) -> None:
         """Read other files, or another number of images, with the same loaded model."""
@@ -198,7 +198,8 @@ class StagedPipeline(ABC):
         images = [image for item in media for image in item.images]
         pixels = self.image_processor(images=images, return_tensors="pt", input_data_format="channels_last")
         parameter = next(self.model.parameters())
-        return pixels["pixel_values"].to(parameter.device, parameter.dtype)
+        values: Tensor = pixels["pixel_values"]
+        return values.to(parameter.device, parameter.dtype)
 
     def inputs(self, pixel_values: Tensor, media: Sequence[Media], questions: Sequence[str]) -> Inputs:
         """The questions' part of `preprocess`: tokens beside pixels that are ready."""
@@ -248,7 +249,7 @@ class StagedPipeline(ABC):
             return str(self.tokenizer.decode(list(token_ids), skip_special_tokens=True)).strip()
 
     def count_vision_calls(self, tower: nn.Module) -> None:
-        """Count at the tower itself, so that a second encoding anywhere shows (PITFALLS.md 1)."""
+        """Count at the tower itself, so that a second encoding anywhere shows."""
 
         def count(*_: Any) -> None:
             self.vision_calls += 1
@@ -258,7 +259,7 @@ class StagedPipeline(ABC):
     def _checked_ids(self, question: str, images: int) -> Tensor:
         """The prompt's ids; raises SampleError for a question that cannot be asked."""
         if self.placeholder in question:
-            raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks the media's place")
+            raise SampleError(f"the question {question!r} holds {self.placeholder}, which marks where the media go")
         with panics_reported():
             ids = self.prompt_ids(question, images)
         check_rows(self.rows(ids, images), self.facts.context, question)

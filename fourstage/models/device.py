@@ -31,6 +31,7 @@ class TorchDevice:
             torch.mps.synchronize()
 
     def seed(self, seed: int) -> None:
+        """Seed torch's generators, the GPU's too."""
         torch.manual_seed(seed)
 
     def reset_peak_memory(self) -> None:
@@ -41,7 +42,7 @@ class TorchDevice:
             try:
                 self._clear.write_text("5")  # proc(5): resets the peak of the resident set, and nothing else
                 self._peak_known = True
-            except OSError:  # not Linux, or a container that forbids it: then no peak is told
+            except OSError:  # not Linux, or a container that forbids it: then no peak is recorded
                 self._peak_known = False
 
     def peak_memory_bytes(self) -> int | None:

@@ -45,9 +45,9 @@ class EventGPT(nn.Module):
 
     def splice(self, input_ids: Tensor, events: Tensor) -> Tensor:
         """[rows, D]: the embeddings of ids [tokens] with `events` in place of EVENT_ID, at most MAX_ROWS."""
-        place = int((input_ids == EVENT_ID).nonzero()[0])
+        index = int((input_ids == EVENT_ID).nonzero()[0])
         embed = self.language_model.get_input_embeddings()
-        return torch.cat([embed(input_ids[:place]), events, embed(input_ids[place + 1 :])])[:MAX_ROWS]
+        return torch.cat([embed(input_ids[:index]), events, embed(input_ids[index + 1 :])])[:MAX_ROWS]
 
     def generate(self, input_ids: Tensor, pixel_values: Tensor, **options: Any) -> Tensor:
         """New ids [1, steps] for one prompt [tokens] and its images [T, 3, S, S], unstaged."""

@@ -72,7 +72,7 @@ class LlavaPipeline(StagedPipeline):
     token_keys: ClassVar[tuple[str, ...]]  # all keys of token ids in config.json
     prompt_text: ClassVar[str]  # with the placeholder and {question}
     published_tower: ClassVar[Mapping[str, Any]]  # what transformers takes where vision_config leaves a key out
-    extra_tokens: ClassVar[tuple[str, ...]]  # that the small tokenizer lacks, the placeholder the last
+    extra_tokens: ClassVar[tuple[str, ...]]  # added to the small tokenizer, the placeholder last
 
     def __init__(self, settings: FrameSettings, **parts: Any):
         super().__init__(settings, **parts)

@@ -22,6 +22,7 @@ class Linear:
 
     @property
     def parameters(self) -> int:
+        """How many parameters the layer has."""
         return self.outputs * (self.inputs + self.bias)
 
 
@@ -84,10 +85,12 @@ class Shapes:
 
     @property
     def after_tower(self) -> tuple[Linear, ...]:
+        """The layers between the vision tower and the language model."""
         return self.projector if self.adaptor is None else (*self.projector, self.adaptor)
 
     @property
     def encoder_parameters(self) -> int:
+        """Parameters of stage 3: the tower and what follows it."""
         return self.vision.parameters + sum(linear.parameters for linear in self.after_tower)
 
     @property

@@ -23,6 +23,8 @@ transformers = lazy("transformers", "VideoLlavaConfig", "VideoLlavaForConditiona
 
 @dataclass(frozen=True)
 class Settings(FrameSettings):
+    """conf/model/videollava.yaml."""
+
     name: str = "videollava"
 
 

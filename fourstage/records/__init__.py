@@ -1,0 +1,1 @@
+"""Records of samples as a table, and figures computed from them."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
 DERIVED = {TOKENS_IN.field: int, TPOT.field: float, "unaccounted_s": float}
 UNITS = ("s", "ms", "tokens", "bytes")
 FIELDS = tuple(field.name for field in fields(SampleRecord))
+DEFAULTS = {field.name: field.default for field in fields(SampleRecord) if field.default is not MISSING}
+REQUIRED = frozenset(
+    ("key", "sample_id", "position", "load_s", "preprocess_s", "encode_s", "decode_s", "total_s", "token_s", "error")
+)  # without them no figure can be computed; other columns came later than the oldest files
 ROWS = 1000  # of a row group, and in memory at once
 MOST_NOTES = 20
 
@@ -135,7 +139,7 @@ def write_records(records: Iterable[SampleRecord], path: Path) -> None:
 
 
 def read_records(path: Path) -> list[SampleRecord]:
-    """Read what `write_records` wrote, exactly. Raises UserError where columns are missing."""
+    """Read what `write_records` wrote, exactly; see `pieces` for files of older versions and errors."""
     return list(iterate_records(path))
 
 
@@ -157,25 +161,47 @@ def read_rows(path: Path, rows: NDArray[np.int64]) -> list[SampleRecord]:
 
 
 def pieces(path: Path, names: Sequence[str], rows: int) -> Iterator[Any]:
-    """Batches of at most `rows` rows with these columns. Raises UserError where columns are missing."""
+    """Batches of at most `rows` rows with these columns, in this order.
+
+    A column that an older version did not write holds the field's default, which is null for a measurement. Raises
+    UserError where a column of REQUIRED is missing or one has another type.
+    """
     import pyarrow.parquet as pq
 
     # without buffering ahead: a row group may hold a million records
     with pq.ParquetFile(path, pre_buffer=False) as file:
         present = file.schema_arrow.names
-        if missing := [name for name in names if name not in present]:
+        missing = [name for name in names if name not in present]
+        if required := [name for name in missing if name in REQUIRED]:
             raise UserError(
-                f"{path} lacks the columns {first_few(missing, 5)}: it was not written by this version of fourstage"
+                f"{path} has no column {first_few(required, 5)}: not a records.parquet of fourstage; measure again"
             )
         wanted = schema()
         for name in names:
+            if name in missing:
+                continue
             found = file.schema_arrow.field(name).type
             if not found.equals(wanted.field(name).type):
                 raise UserError(
                     f"{path}: column {name} holds {found}, expected {wanted.field(name).type}: "
                     "it was not written by this version of fourstage"
                 )
-        yield from file.iter_batches(batch_size=rows, columns=list(names))
+        for batch in file.iter_batches(batch_size=rows, columns=[name for name in names if name in present]):
+            yield _filled(batch, names, wanted) if missing else batch
+
+
+def _filled(batch: Any, names: Sequence[str], wanted: pa.Schema) -> Any:
+    """The batch with these columns, those that it does not have with SampleRecord's defaults."""
+    import pyarrow as pa
+
+    def column(name: str) -> Any:
+        if name in batch.schema.names:
+            return batch.column(name)
+        default = DEFAULTS[name]
+        value = list(default) if isinstance(default, tuple) else default
+        return pa.array([value] * len(batch), wanted.field(name).type)
+
+    return pa.RecordBatch.from_arrays([column(name) for name in names], names=list(names))
 
 
 def unaccounted_s(record: SampleRecord) -> float | None:

@@ -107,6 +107,7 @@ def _run(run: RunData, facts: Sequence[StageFacts]) -> dict[str, Any]:
 
 
 def compared(pair: Pairwise) -> dict[str, Any]:
+    """A pair of runs as JSON: figures with intervals, and which samples did not pair."""
     return {
         "baseline": pair.baseline_id,
         "target": pair.target_id,

@@ -49,7 +49,8 @@ def png(plot: Plot) -> bytes:
     image = io.BytesIO()
     with drawing():
         # a canvas's own method draws once, where savefig draws twice
-        FigureCanvasAgg(plot.figure).print_png(image, metadata={"Software": None})
+        canvas: Any = FigureCanvasAgg(plot.figure)
+        canvas.print_png(image, metadata={"Software": None})
     return image.getvalue()
 
 
@@ -61,14 +62,15 @@ def svg(plot: Plot) -> bytes:
     dpi = plot.figure.dpi
     image = io.BytesIO()
     with drawing(), rc_context({"svg.fonttype": "none", "svg.hashsalt": plot.name, "font.sans-serif": FONTS}):
-        FigureCanvasSVG(plot.figure).print_svg(image, metadata={"Date": None, "Creator": None})
+        canvas: Any = FigureCanvasSVG(plot.figure)
+        canvas.print_svg(image, metadata={"Date": None, "Creator": None})
     plot.figure.set_dpi(dpi)  # an SVG is drawn at 72
     return image.getvalue()
 
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """A name may have letters that matplotlib's own font lacks; the browser's need not."""
+    """Names may contain letters that matplotlib's own font does not have; the browser's fonts may."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         yield

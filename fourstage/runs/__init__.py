@@ -1,0 +1,1 @@
+"""A run's life: prepared, measured, ended; sweeps of runs."""

@@ -139,7 +139,8 @@ def _torch_flags() -> dict[str, Any]:
         precision = torch.get_float32_matmul_precision()
     except RuntimeError:  # torch refuses once fp32_precision of a backend was set; that one is recorded too
         precision = None
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn  # its parts are attributes that torch sets as it is imported
+    matmul = torch.backends.cuda.matmul
     return {
         "float32_matmul_precision": precision,
         "cuda_matmul_fp32_precision": matmul.fp32_precision,

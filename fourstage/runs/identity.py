@@ -55,6 +55,7 @@ class Identity:
 
     @property
     def whole(self) -> str:
+        """One hash of all parts."""
         return _hash(*(getattr(self, item.name) for item in fields(self)))
 
     def tags(self) -> dict[str, str]:

@@ -234,7 +234,7 @@ def _row(stage: str, name: str, value: Any) -> Row:
 
 
 def _array(value: Any) -> Any:
-    """A numpy array; bf16, which numpy lacks, becomes float32 without loss."""
+    """A numpy array; bf16, which numpy does not have, becomes float32 without loss."""
     import torch
 
     if not isinstance(value, torch.Tensor):

@@ -88,6 +88,7 @@ def still_runs(run: RunFacts) -> bool:
 
 
 def process_of(run: RunFacts) -> Process | None:
+    """The process that measures the run; None where the run does not name one."""
     return Process.parse(run.tags.get("fourstage.process", ""))
 
 

@@ -1,0 +1,1 @@
+"""Statistics on arrays, without knowledge of models."""

@@ -41,6 +41,7 @@ def checked(values: Values, clusters: Clusters, level: float = 0.95) -> tuple[Fl
 
 
 def numbered(labels: Sequence[Hashable] | NDArray[np.integer]) -> tuple[Ints, int]:
+    """Labels as codes from 0, and how many labels there are."""
     if isinstance(labels, np.ndarray):
         unique, codes = np.unique(labels, return_inverse=True)
         return codes.astype(np.int64), len(unique)
@@ -49,6 +50,7 @@ def numbered(labels: Sequence[Hashable] | NDArray[np.integer]) -> tuple[Ints, in
 
 
 def sums(values: Floats, codes: Ints, groups: int) -> Floats:
+    """The sum of the values in each group: [groups]."""
     return np.bincount(codes, weights=values, minlength=groups).astype(np.float64)
 
 

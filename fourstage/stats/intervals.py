@@ -37,6 +37,7 @@ class Interval:
     n: int = 0  # values that it was made of, not clusters
 
     def contains(self, value: float) -> bool:
+        """Whether the value is inside, limits included."""
         return self.low <= value <= self.high
 
 

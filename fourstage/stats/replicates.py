@@ -134,6 +134,7 @@ class Averages:
 
     @property
     def disagree(self) -> bool:
+        """Whether the largest ratio exceeds the smallest by more than DISAGREE allows."""
         three = (self.geometric, self.of_means, self.of_medians)
         return max(three) > DISAGREE * min(three)
 
@@ -174,6 +175,7 @@ class Effect:
 
     @property
     def ratio(self) -> float:
+        """Target / baseline."""
         return _exp(self.log)
 
     @cached_property
@@ -183,10 +185,12 @@ class Effect:
 
     @property
     def low(self) -> float:
+        """Lower limit of the ratio's interval."""
         return _exp(self.log - self.half_width)
 
     @property
     def high(self) -> float:
+        """Upper limit of the ratio's interval."""
         return math.inf if math.isinf(self.half_width) else _exp(self.log + self.half_width)
 
     @cached_property
@@ -196,14 +200,17 @@ class Effect:
 
     @cached_property
     def df(self) -> float:
+        """Degrees of freedom of `se`; 0 where it is unknown."""
         return float(self.variance.df) if math.isfinite(self.se) else 0.0
 
     @cached_property
     def p_value(self) -> float:
+        """Two-sided, that the ratio is 1; 1 where the error is unknown."""
         return float(self.variance.p_value(self.log)) if math.isfinite(self.se) else 1.0
 
     @cached_property
     def p_equivalent(self) -> float:
+        """That the ratio lies outside the margin (two one-sided tests); 1 where the error is unknown."""
         if not math.isfinite(self.se):
             return 1.0
         room = math.log1p(self.margin) - abs(self.log)

@@ -37,6 +37,7 @@ class Study:
 
     @property
     def codes(self) -> Ints:
+        """The cluster of each sample: [samples]."""
         return np.arange(self.samples) % self.clusters if self.clusters else np.arange(self.samples)
 
 

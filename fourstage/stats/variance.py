@@ -58,10 +58,12 @@ class Variance:
 
     @cached_property
     def between_clusters(self) -> Floats:
+        """Without the noise; 0 where the noise explains it."""
         return np.maximum(self.cluster - self.noise, 0.0)
 
     @cached_property
     def total(self) -> Floats:
+        """Of the estimate: processes, clusters and noise."""
         return self.between_processes + self.between_clusters + self.noise
 
     @cached_property

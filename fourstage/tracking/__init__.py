@@ -1,0 +1,1 @@
+"""Everything about MLflow: writing runs, reading them, delivering what was not taken."""

@@ -45,6 +45,7 @@ class Process:
 
     @classmethod
     def this(cls) -> Process:
+        """The process that asks."""
         import psutil
 
         return cls(platform.node(), os.getpid(), psutil.Process().create_time())
@@ -171,9 +172,11 @@ class RunFolder:
         self._write()
 
     def add_tags(self, tags: Mapping[str, str]) -> None:
+        """Add tags to `run.json`, credentials masked."""
         self.change(tags={**self.state.tags, **masked_tree(tags)})
 
     def add_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Add metrics to `run.json`."""
         self.change(metrics={**self.state.metrics, **metrics})
 
     def add_file(self, name: str, content: str | Mapping[str, Any]) -> None:

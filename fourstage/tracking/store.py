@@ -244,7 +244,8 @@ def _why(uri: str, error: Exception) -> tuple[str, bool]:
 
 
 def _refuses_all(error: RestException) -> bool:
-    return error.get_http_status_code() in (401, 403, 429) or error.get_http_status_code() >= 500
+    status = int(error.get_http_status_code())
+    return status in (401, 403, 429) or status >= 500
 
 
 def _what_answers(uri: str) -> str:
@@ -502,7 +503,10 @@ def _create_experiment(client: MlflowClient, name: str, artifacts: str | None) -
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-        return str(client.get_experiment_by_name(name).experiment_id)  # somebody was quicker
+        experiment = client.get_experiment_by_name(name)  # another process was quicker
+        if experiment is None:
+            raise
+        return str(experiment.experiment_id)
 
 
 def _experiment(client: MlflowClient, name: str) -> Experiment | None:

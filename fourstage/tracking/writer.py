@@ -199,6 +199,7 @@ class TrackedRun:
             return dict(self._client.get_run(self.run_id).data.params)
 
     def delete_tag(self, key: str) -> None:
+        """Remove a tag from the run in the store."""
         with reporting(self.destination.uri):
             self._client.delete_tag(self.run_id, key)
 
@@ -266,7 +267,7 @@ class TrackedRun:
                 self._client.delete_traces(self.experiment_id, trace_ids=before)
             trace_ids: set[str] = patience_with(self.destination.uri).call(write, allowance_s=TRACE_S * len(chosen))
             for chunk in _chunks(sorted(trace_ids), TRACES_PER_LINK):
-                self._client.link_traces_to_run(chunk, self.run_id)
+                self._client.link_traces_to_run(list(chunk), self.run_id)
         # where a span is lost, mlflow only logs it
         arrived = trace_ids.intersection(self._linked_traces())
         if len(arrived) < len(chosen):

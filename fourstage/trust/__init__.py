@@ -1,0 +1,1 @@
+"""Whether a run can be trusted: checks, audits and the roofline."""

@@ -147,6 +147,7 @@ class Evidence:
 
     @cached_property
     def done(self) -> Columns:
+        """The records that succeeded."""
         return self.columns.done
 
 
@@ -189,6 +190,7 @@ def not_finished(status: str, records: int) -> Check:
 
 
 def something_succeeded(evidence: Evidence) -> Check:
+    """At least one sample was measured without an error."""
     done, all_of_them = int(evidence.columns.ok.sum()), len(evidence.planned)
     return Check(
         "something_succeeded",
@@ -244,6 +246,7 @@ def stages_measured(evidence: Evidence) -> Check:
 
 
 def stages_close(evidence: Evidence) -> Check:
+    """The four stages account for the end-to-end time."""
     sentence = "the four stages account for the end-to-end time"
     done = evidence.done
     both = (done.end_to_end_s != 0) & ~np.isnan(done.end_to_end_s) & ~np.isnan(done.total_s)
@@ -257,6 +260,7 @@ def stages_close(evidence: Evidence) -> Check:
 
 
 def vision_runs_once(evidence: Evidence) -> Check:
+    """The vision tower ran once for each sample or batch."""
     sentence = "the vision tower ran once for each sample or batch"
     counts = _present(evidence.done.vision_calls)
     if not len(counts):
@@ -269,7 +273,7 @@ def vision_runs_once(evidence: Evidence) -> Check:
 
 
 def staged_equals_own(evidence: Evidence) -> Check:
-    """The staged path computes what the model's own generate() computes (PITFALLS: adaptor applied twice)."""
+    """The staged path computes what the model's own generate() computes."""
     sentence = "greedy token ids of the stages equal those of the model's own generate()"
     if evidence.audits is None:
         return _not_possible("staged_equals_own", sentence, evidence.no_audits)
@@ -357,6 +361,7 @@ def nothing_impossible(evidence: Evidence) -> Check:
 
 
 def not_truncated(evidence: Evidence) -> Check:
+    """Answers ended by themselves, not by max_new_tokens."""
     sentence = "answers ended by themselves, not by max_new_tokens"
     if evidence.expected.stop == "fixed":
         return Check("not_truncated", sentence, "pass", "fixed length asked for", None)
@@ -374,6 +379,7 @@ def not_truncated(evidence: Evidence) -> Check:
 
 
 def context_held(evidence: Evidence) -> Check:
+    """Prompt and answer fit in the model's context."""
     done = evidence.done
     rows = done.input_tokens + np.nan_to_num(done.output_tokens)
     over = [_Faults(rows > evidence.expected.context, lambda i: f"{_key(done, i)}: {_count(rows[i])} rows")]
@@ -505,6 +511,7 @@ def io_held(evidence: Evidence) -> Check:
 
 
 def warmed_up(evidence: Evidence) -> Check:
+    """Times were stable before the measurement began."""
     sentence = "times were stable before the measurement began"
     if not evidence.warm_up or not any(found.rounds for found in evidence.warm_up.values()):
         return _not_possible("warmed_up", sentence, "no warm-up was made (protocol.warmup=0, or no sample worked)")

@@ -182,6 +182,7 @@ class Fastest:
 
     @property
     def share(self) -> float:
+        """The floor as a share of the measured time."""
         return _ratio(self.floor_s, self.seconds)
 
 

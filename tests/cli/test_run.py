@@ -188,7 +188,7 @@ def absolute(root: Path, entry: dict[str, Any]) -> None:
         (remove_png, "eventgpt", "png", "does not exist"),
         (spoil_mp4, "videollava", "mp4", ".mp4"),
         (few_events, "eventgpt", "npy", "1 event"),
-        (missing_fields, "eventgpt", "npy", "lacks the fields t, p"),
+        (missing_fields, "eventgpt", "npy", "is missing the fields t, p"),
         (harmful, "eventgpt", "npy", "pathlib"),
         (climbing, "eventgpt", "png", ".."),
         (absolute, "videollava", "mp4", "absolute"),

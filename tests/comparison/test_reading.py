@@ -50,7 +50,7 @@ def column(name: str, values: Any) -> Callable[[Path], None]:
         (lambda path: path.write_bytes(b""), "its records.parquet cannot be read: Parquet file size is 0 bytes"),
         (lambda path: path.write_bytes(path.read_bytes()[:-9]), "its records.parquet cannot be read"),
         (lambda path: path.write_bytes(path.read_bytes()[:-500] + b"\x0f" * 496 + b"PAR1"), "records.parquet"),
-        (lambda path: pq.write_table(pa.table({"a": [1]}), path), "and 25 more: it was not written by this version"),
+        (lambda path: pq.write_table(pa.table({"a": [1]}), path), "has no column position, load_s, "),
         (column("key", lambda table: pa.array(range(len(table)))), "column key holds int64, expected string"),
         (column("load_s", lambda table: pa.array(["x"] * len(table))), "column load_s holds string, expected double"),
         (column("token_s", lambda table: pa.array([1.0] * len(table))), "holds double, expected list"),

@@ -176,7 +176,7 @@ ENCODED = b"c_codecs\nencode\nh\0X\6\0\0\0latin1\x86R"  # a copy of the text sto
             + b"}("
             + b"".join(b"\x8a\x0c" + (i * (2**61 - 1)).to_bytes(12, "little") + b"N" for i in range(30_000))
             + b"u.",
-            "lacks the fields",
+            "is missing the fields",
             id="keys of one hash",
         ),
         pytest.param(
@@ -380,7 +380,7 @@ def test_pickles_of_anything_else_are_refused(tmp_path: Path, saved: Any) -> Non
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"t": None, "p": None}, "lacks the fields t, p; found x, y"),
+        ({"t": None, "p": None}, "is missing the fields t, p; found x, y"),
         ({"x": np.zeros(3, np.uint16)}, "unequal lengths"),
         ({"y": np.zeros((4, 5), np.uint16)}, r"field y has shape \(4, 5\)"),
         ({"x": np.array(["a"] * 20)}, "field x has dtype"),
@@ -495,7 +495,7 @@ def test_times_that_overflowed_are_refused(tmp_path: Path, dtype: str) -> None:
 
 
 def naive(events: Events, images: int) -> list[NDArray[np.uint8]]:
-    """The rendering as DATASET.md says it, one event after the other."""
+    """The rendering by its definition, one event after the other."""
     each = len(events.x) // images
     drawn = []
     for i in range(images):

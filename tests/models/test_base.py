@@ -115,7 +115,7 @@ def test_sampling_follows_the_seed(pipeline: Any) -> None:
 
 @pytest.mark.parametrize("question", ["word " * 5000, "what is <event> or <video>?"])
 def test_a_question_that_cannot_be_asked_is_refused_in_stage_2(pipeline: Any, question: str) -> None:
-    with pytest.raises(SampleError, match=r"context ends at|marks the media's place"):
+    with pytest.raises(SampleError, match=r"context ends at|marks where the media go"):
         pipeline.preprocess([media(images(pipeline))], [question])
 
 

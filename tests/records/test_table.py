@@ -6,10 +6,12 @@ import math
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from fourstage.records.table import read_records, schema, write_records
+from fourstage.records.columns import Columns
+from fourstage.records.table import FIELDS, REQUIRED, read_records, read_rows, schema, write_records
 from fourstage.stages import SampleRecord
 
 FULL = SampleRecord(
@@ -114,9 +116,23 @@ def test_every_field_has_a_column() -> None:
     assert set(schema().names) == {f.name for f in fields(SampleRecord)} | {"input_tokens", "tpot_ms", "unaccounted_s"}
 
 
-def test_a_file_without_columns_is_refused_by_their_names(tmp_path: Path) -> None:
+def test_a_file_without_a_column_that_every_figure_needs_is_refused_by_its_name(tmp_path: Path) -> None:
     write_records([FULL], tmp_path / "full.parquet")
-    table = pq.read_table(tmp_path / "full.parquet").drop_columns(["decode_s", "seed"])
+    table = pq.read_table(tmp_path / "full.parquet").drop_columns(["decode_s", "seed", "error"])
     pq.write_table(table, tmp_path / "less.parquet")
-    with pytest.raises(ValueError, match="lacks the columns seed, decode_s"):
+    with pytest.raises(ValueError, match="has no column decode_s, error: not a"):
         read_records(tmp_path / "less.parquet")
+
+
+def test_columns_that_an_older_version_did_not_write_hold_their_defaults(tmp_path: Path) -> None:
+    later = [name for name in FIELDS if name not in REQUIRED]
+    write_records([FULL, FULL], tmp_path / "full.parquet")
+    pq.write_table(pq.read_table(tmp_path / "full.parquet").drop_columns(later), tmp_path / "old.parquet")
+    defaults = {f.name: f.default for f in fields(SampleRecord) if f.name in later}
+    expected = replace(FULL, **defaults)
+    assert read_records(tmp_path / "old.parquet") == [expected, expected]
+    assert read_rows(tmp_path / "old.parquet", np.array([1])) == [expected]
+    columns = Columns.read(tmp_path / "old.parquet")
+    assert columns.is_sample.all()
+    assert np.isnan(columns.output_tokens).all()
+    assert columns.total_s.tolist() == [FULL.total_s] * 2

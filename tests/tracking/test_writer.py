@@ -1,4 +1,4 @@
-"""A run leaves in MLflow what DESIGN.md promises."""
+"""A run leaves its params, metrics, tags and artifacts in MLflow."""
 
 from __future__ import annotations
 

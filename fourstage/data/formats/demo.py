@@ -118,6 +118,7 @@ class DemoSettings:
 
     @property
     def frames(self) -> int:
+        """Frames of a clip."""
         return round(self.seconds * self.fps)
 
     @property

@@ -63,6 +63,8 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
+    """What a drawn clip shows."""
+
     time: str  # "day" or "night"
     road: str  # "left", "straight" or "right"
     sign: str
