@@ -29,16 +29,27 @@ SCREENSHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 
 @dataclass(frozen=True)
 class Shown:
-    """A sweep of both models, and the UI that shows it."""
+    """Two sweeps of both models, and the UI that shows them; `parent` and `jobs` are of the second."""
 
     ui: Ui
     store: Destination
     experiment_id: str
     parent: RunFacts
     jobs: list[RunFacts]
+    earlier: RunFacts
+    earlier_jobs: list[RunFacts]
 
-    def place(self, mode: str = "") -> str:
-        return views.address("", self.experiment_id, mode).lstrip("/")
+    def place(self, mode: str = "", key: str = views.KEY) -> str:
+        return views.address("", self.experiment_id, mode, key).lstrip("/")
+
+    @property
+    def list(self) -> str:
+        """MLflow's own list of runs."""
+        return f"#/experiments/{self.experiment_id}/runs?{views.NAVIGATION}"
+
+    @property
+    def every_job(self) -> list[RunFacts]:
+        return [*self.earlier_jobs, *self.jobs]
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +59,18 @@ def shown(store: Destination, tmp_path_factory: pytest.TempPathFactory) -> Itera
         with pytest.MonkeyPatch.context() as patch:
             patch.chdir(folder)
             small = [*SMALL, "max_new_tokens=24", "dataset.samples=3", "dataset.seconds=0.4"]
-            assert main(["-m", "model=eventgpt,videollava", *into(store), *small]) == 0
-        (parent,) = find_runs(store, "tags.`fourstage.role` = 'parent'")
+            for name in ("first", "second"):
+                swept = [f"sweep.name={name}", "model=eventgpt,videollava", f"run_name=${{model.name}}-{name}"]
+                assert main(["-m", *swept, *into(store), *small]) == 0
+        parents = {run.name: run for run in find_runs(store, "tags.`fourstage.role` = 'parent'")}
+        jobs = jobs_since(store, 0)
+        of = {name: [job for job in jobs if job.tags["mlflow.parentRunId"] == run.run_id] for name, run in parents.items()}
         with mlflow_server(store.uri, folder) as server:
             _, experiment_id = open_store(store)
-            yield Shown(Ui(browser, server, SCREENSHOTS), store, experiment_id, parent, jobs_since(store, 0))
+            yield Shown(
+                Ui(browser, server, SCREENSHOTS), store, experiment_id,
+                parents["second"], of["second"], parents["first"], of["first"],
+            )  # fmt: skip
 
 
 def test_the_runs_table_shows_stages_tokens_tpot_and_total_without_hunting(shown: Shown) -> None:
