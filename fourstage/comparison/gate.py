@@ -1,7 +1,7 @@
 """Should a build pipeline stop? A comparison judged by the conditions that the user names.
 
-    gate = judge(["regressed", "invalid"], [("", comparison)], runs, left_out)
-    gate.failed, gate.reasons     # True, ("videollava: total Regressed against eventgpt, 1.31x slower",)
+gate = judge(["regressed", "invalid"], [("", comparison)], runs, left_out)
+gate.failed, gate.reasons     # True, ("videollava: total Regressed against eventgpt, 1.31x slower",)
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One sample as a trace: its stages as spans, its figures as assessments.
 
-MLflow compares runs sample by sample ("Evaluation runs", then Compare): it pairs the traces of two runs whose inputs are
-equal, so the inputs hold what does not depend on the model, and the prompt is an attribute.
+MLflow compares runs sample by sample ("Evaluation runs", then Compare): it pairs the traces of two runs whose inputs
+are equal, so the inputs hold what does not depend on the model, and the prompt is an attribute.
 
 Spans are built here, not by MLflow's tracer, which knows one store a process, writes from threads and stores the spans
 before their trace, so that MLflow writes each trace a second time. A request stores a trace with its assessments, one
@@ -36,9 +36,9 @@ PREVIEW_CHARS = 1000  # MLflow's own limit
 
 
 def write_traces(uri: str, experiment_id: str, records: Sequence[SampleRecord], fault: str = "") -> list[str]:
-    """Write a trace for each record into the store and give their ids; `fault`: why their run is invalid, "" if it is not.
+    """Write a trace for each record into the store and give their ids.
 
-    Raises MlflowException where the store refuses.
+    `fault`: why their run is invalid, "" where it is valid. Raises MlflowException where the store refuses.
     """
     from mlflow.tracing.client import TracingClient
 

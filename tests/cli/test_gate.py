@@ -37,9 +37,7 @@ def test_a_regressed_total_fails_the_gate_and_is_named(
     assert reason in out
 
 
-def test_a_faster_total_passes_the_gate(
-    where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_faster_total_passes_the_gate(where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep(where, a=(records(1, step=0.2), {}, {}), quick=(records(2), {}, {}))
     passed = {"fail_on": ["regressed", "invalid"], "failed": False, "reasons": []}
     assert gated(where, tmp_path, "regressed, invalid") == (0, passed)
