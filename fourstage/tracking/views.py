@@ -27,8 +27,8 @@ VERSION = "2"  # raise it with a change of what is below: experiments that have 
 VERSION_TAG = "fourstage.views"
 VIEW_TAG = "mlflow.sharedViewState."  # before a view's key
 NOTE_TAG = "mlflow.note.content"
-# MLflow's own tag of runs whose traces it compares. Not "evaluation": MLflow 3.17 unfolds the parents of such runs after
-# it has drawn its table, and with several parents may draw the runs of one over the next (plain MLflow runs do the same)
+# MLflow's own tag of runs whose traces it compares. Not "evaluation": MLflow 3.17 unfolds the parents of such runs
+# after it has drawn its table, and with several parents may draw the runs of one over the next, whoever logged them
 EVALUATION = {"mlflow.runType": "genai_evaluate"}
 MADE_MS = 0  # views are listed newest first: ours after the user's own
 

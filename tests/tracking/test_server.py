@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from fourstage.cli.compare import main as compare
 from fourstage.cli.run import main
 from fourstage.cli.sync import main as sync
 from fourstage.credentials import KEPT
-from fourstage.report.build import main as compare
 from fourstage.tracking.patience import AWAY
 from fourstage.tracking.reader import children_of, find_runs, run_records
 from fourstage.tracking.store import Destination

@@ -167,7 +167,7 @@ def test_the_address_of_the_view_is_known_and_a_link_beside_the_runs_leads_to_it
     with page.context.expect_page() as opened:  # links of a description open beside it
         page.get_by_role("link", name="stages, tokens, TPOT, total").click()
     there = opened.value
-    there.get_by_text("total_s.median", exact=True).wait_for()
+    there.get_by_text(TOTAL.column, exact=True).wait_for()
     assert there.url.startswith(address)
     assert there.get_by_test_id("saved-views-trigger").inner_text() == views.NAME
 
