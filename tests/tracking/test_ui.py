@@ -147,7 +147,9 @@ def test_evaluation_runs_compare_two_runs_sample_by_sample(shown: Shown) -> None
         row = page.get_by_role("row").filter(has_text=key)
         assert row.count() == 1  # both runs in one row
         for of_run in samples:
-            assert _letters(json.dumps(str(of_run[key]["output"]))[1:-1])[:20] in _letters(row.inner_text())
+            assert _letters(json.dumps(str(of_run[key]["output"]), ensure_ascii=False)[1:-1])[:20] in _letters(
+                row.inner_text()
+            )
     shown.ui.keep(page, "compare")
 
 
