@@ -57,9 +57,9 @@ class Ui:
     server: str
     screenshots: Path
 
-    def open(self, place: str, shows: str) -> Page:
+    def open(self, place: str, shows: str, width: int = SCREEN["width"]) -> Page:
         """A page, once it shows this text; what the UI puts before it on a first visit is closed."""
-        page = self.browser.new_context(viewport=SCREEN).new_page()
+        page = self.browser.new_context(viewport={**SCREEN, "width": width}).new_page()
         page.set_default_timeout(LIMIT_MS)
         page.goto(f"{self.server}/{place}")
         page.get_by_text(shows).first.wait_for()

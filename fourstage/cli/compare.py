@@ -14,6 +14,8 @@ fourstage compare 'filter=params.model.name = "videollava" and metrics.total_s.m
   exclude=        samples that are left out of every figure: keys or globs, with commas
   margin=0.02     within which two times are called equivalent
   allow_invalid=false   whether a run with a failed check may be the baseline
+  fail_on=        exit with 1 where a total is regressed, or a run invalid or not comparable: regressed, invalid or
+                  both, with a comma
   format=         every table also as a file in tables/: csv, latex, md, with commas
   out=            folder of the files; by default mlruns/compare/<name>
   uri=, experiment=     where the runs are; by default sqlite:///mlruns/mlflow.db, fourstage
@@ -21,12 +23,13 @@ fourstage compare 'filter=params.model.name = "videollava" and metrics.total_s.m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fourstage.cli.command import parse_words, run_command
 from fourstage.comparison.selection import brief
 from fourstage.config.schema import SettingError
+from fourstage.exit_codes import FAILED
 from fourstage.paths import path_of
 
 if TYPE_CHECKING:
@@ -39,6 +42,7 @@ WORDS = {
     "by": "",
     "exclude": "",
     "filter": "",
+    "fail_on": "",
     "margin": "0.02",
     "allow_invalid": "false",
     "format": "",
@@ -52,8 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
 
     def command(words: Sequence[str]) -> int:
-        compare_command(parse_words(words, WORDS))
-        return 0
+        gate = compare_command(parse_words(words, WORDS)).gate
+        return FAILED if gate is not None and gate.failed else 0
 
     return run_command(__doc__, argv, command)
 
@@ -61,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def compare_command(words: Mapping[str, str]) -> Compared:
     """Compare the runs that the settings name. Raises UserError where there are no two runs to compare."""
     margin, allow_invalid = _margin(words["margin"]), _flag("allow_invalid", words["allow_invalid"])
-    formats = _formats(words["format"])
+    formats, fail_on = _formats(words["format"]), _conditions(words["fail_on"])
     from fourstage.comparison.selection import Words, select_runs
     from fourstage.report.build import beside, compare_chosen, gc_disabled, slug
     from fourstage.screen import console
@@ -72,7 +76,7 @@ def compare_command(words: Mapping[str, str]) -> Compared:
     with gc_disabled():
         chosen = select_runs(where, Words(words["baseline"], words["target"], words["sweep"], words["filter"], by))
     out = path_of(words["out"], "out") if words["out"] else beside(where) / slug(chosen.name)
-    return compare_chosen(console(), where, chosen, by, margin, allow_invalid, out, words["exclude"], formats)
+    return compare_chosen(console(), where, chosen, by, margin, allow_invalid, out, words["exclude"], formats, fail_on)
 
 
 def _margin(text: str) -> float:
@@ -86,14 +90,24 @@ def _margin(text: str) -> float:
 
 
 def _formats(text: str) -> tuple[str, ...]:
-    formats = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
-    if not formats:
+    if not text.strip():
         return ()
     from fourstage.report.exports import FORMATS
 
-    if unknown := [word for word in formats if word not in FORMATS]:
-        raise SettingError(f"format={brief(unknown[0])}: expected one or several of {', '.join(FORMATS)}")
-    return formats
+    return _some_of("format", text, FORMATS)
+
+
+def _conditions(text: str) -> tuple[str, ...]:
+    from fourstage.comparison.gate import CONDITIONS
+
+    return _some_of("fail_on", text, CONDITIONS)
+
+
+def _some_of(key: str, text: str, known: Collection[str]) -> tuple[str, ...]:
+    words = tuple(dict.fromkeys(word.strip() for word in text.split(",") if word.strip()))
+    if unknown := [word for word in words if word not in known]:
+        raise SettingError(f"{key}={brief(unknown[0])}: expected one or several of {', '.join(known)}")
+    return words
 
 
 def _flag(key: str, text: str) -> bool:

@@ -9,10 +9,11 @@ readers. Left out: how a number becomes text (`units.py`), and what a run's metr
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from fourstage.records.units import MISSING, amount
+from fourstage.records.units import MISSING, amount, significant
 from fourstage.stages import STAGES
 
 Kind = Literal["time", "rate", "count", "size"]
@@ -43,6 +44,20 @@ class Figure:
     def metrics(self) -> tuple[str, ...]:
         """All metrics that a run has of it."""
         return tuple(f"{self.name}.{statistic}" for statistic in self.statistics) or (self.name,)
+
+    @property
+    def ms(self) -> str:
+        """Its name where MLflow shows raw numbers: `load_ms` for times, else its own."""
+        return f"{self.field.removesuffix('_s')}_ms" if self.unit == "s" else self.name
+
+    @property
+    def column(self) -> str:
+        """The metric that MLflow's table of runs shows: times in milliseconds."""
+        return self.ms if self.unit == "s" else self.metric
+
+    def in_ms(self, value: float) -> float:
+        """A time in milliseconds, to three digits."""
+        return significant(1000 * value if self.unit == "s" else value, 3)
 
     def cell(self, value: float | None) -> str:
         """A value under its heading: `41.2 ms`, `48`; a dash where there is none."""
@@ -117,7 +132,23 @@ SHOWN_IN = {
 }
 
 
+def for_table(metrics: Mapping[str, float]) -> dict[str, float]:
+    """A run's metrics as MLflow's table, which shows raw numbers, can show them.
+
+    The main metrics of its columns have four digits; those of times are also there in milliseconds, with three. A
+    stage that came from the cache has no column.
+    """
+    shown = dict(metrics)
+    for figure in VIEW_COLUMNS:
+        if (value := metrics.get(figure.metric)) is not None:
+            shown[figure.metric] = significant(value, 4)
+            if figure.unit == "s":
+                shown[figure.ms] = figure.in_ms(value)
+    return shown
+
+
 def cached_name(metric: str) -> str:
     """`stage1_load_s` → `stage1_load_cached_s`: where a stage was not executed, its metric has another name, so that
     no chart shows it as a fast one."""
-    return metric.removesuffix("_s") + "_cached_s"
+    name, _, unit = metric.rpartition("_")
+    return f"{name}_cached_{unit}"

@@ -16,11 +16,22 @@ from fourstage.stages import SampleRecord
 
 def quality(records: Iterable[SampleRecord]) -> dict[str, float]:
     """Each metric's mean over successful samples with a reference, and their number; nothing where there is none."""
-    pairs = [(record.output or "", record.reference) for record in records if record.ok and record.reference.strip()]
-    if not pairs:
+    scored = [record for record in records if record.ok and record.reference.strip()]
+    if not scored:
         return {}
-    found = {}
-    for name in plugins.names("quality"):
-        score = plugins.find("quality", name).score
-        found[f"quality.{name}"] = sum(score(output, reference) for output, reference in pairs) / len(pairs)
-    return found | {"quality.references": float(len(pairs))}
+    found: dict[str, float] = {}
+    for record in scored:
+        for name, score in scores(record).items():
+            found[name] = found.get(name, 0.0) + score
+    means = {f"quality.{name}": total / len(scored) for name, total in found.items()}
+    return means | {"quality.references": float(len(scored))}
+
+
+def scores(record: SampleRecord) -> dict[str, float]:
+    """Each metric's score of one answer, under its plugin's name; nothing where it failed or has no reference."""
+    if not (record.ok and record.reference.strip()):
+        return {}
+    return {
+        name: float(plugins.find("quality", name).score(record.output or "", record.reference))
+        for name in plugins.names("quality")
+    }

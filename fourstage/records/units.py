@@ -90,6 +90,11 @@ def plain(value: float, digits: int = 3) -> str:
     return f"{value:.0f}" if abs(float(short)) >= 10**digits else format(Decimal(short), "f")
 
 
+def significant(value: float, digits: int) -> float:
+    """A number with that many significant digits, for a page that shows numbers raw: 12.3456 → 12.3."""
+    return float(f"{value:.{digits}g}")
+
+
 def percent(share: float, digits: int = 1) -> str:
     """`12.5 %` of a share from 0 to 1; `MISSING` of NaN."""
     return f"{100 * share:.{digits}f} %" if math.isfinite(share) else MISSING

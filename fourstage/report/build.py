@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from fourstage.comparison.effects import Comparison
     from fourstage.comparison.findings import Finding
+    from fourstage.comparison.gate import Gate
     from fourstage.comparison.run_data import RunData
     from fourstage.comparison.selection import Chosen, LeftOut
     from fourstage.comparison.texts import TextRow
@@ -59,6 +60,7 @@ class Compared:
     notes: tuple[str, ...]
     files: tuple[Path, ...]
     markdown: str  # the result in short
+    gate: Gate | None = None  # None where nothing was compared
 
 
 def compare_sweep(destination: Destination, parent: str, out: Path, margin: float = 0.02) -> Compared:
@@ -103,17 +105,22 @@ def compare_chosen(
     out: Path,
     exclude: str = "",
     formats: Sequence[str] = (),
+    fail_on: Sequence[str] = (),
 ) -> Compared:
     """Compare, print and write; `formats`: of the tables beside the report (`exports.FORMATS`).
 
+    `fail_on`: conditions of the gate (`gate.CONDITIONS`).
+
     Raises UserError as `lay_out_chosen`, or where `out` cannot be written.
     """
-    from fourstage.report.terminal import print_layout, print_notes
+    from fourstage.report.terminal import print_gate, print_layout, print_notes
 
-    compared, layouts = lay_out_chosen(destination, chosen, by, margin, allow_invalid, exclude)
+    compared, layouts = lay_out_chosen(destination, chosen, by, margin, allow_invalid, exclude, fail_on)
     for layout in layouts:
         print_layout(screen, layout)
     print_notes(screen, (), compared.findings)
+    if compared.gate is not None:
+        print_gate(screen, compared.gate)
     files = _write(out, compared, layouts, formats)
     screen.print(one_line(f"written: {', '.join(map(_near, files))}"), markup=False, soft_wrap=True)
     return replace(compared, files=files)
@@ -126,6 +133,7 @@ def lay_out_chosen(
     margin: float = 0.02,
     allow_invalid: bool | None = None,
     exclude: str = "",
+    fail_on: Sequence[str] = (),
 ) -> tuple[Compared, list[Layout]]:
     """Read the runs, compare them and lay out a report for each group; nothing is printed or written.
 
@@ -135,6 +143,7 @@ def lay_out_chosen(
     from fourstage.comparison.baseline import choose_baselines
     from fourstage.comparison.effects import compare
     from fourstage.comparison.exclusion import excluded_keys, without
+    from fourstage.comparison.gate import judge
     from fourstage.comparison.reading import read_runs, read_texts
     from fourstage.comparison.studies import find
     from fourstage.report.layout import Subject, lay_out
@@ -181,6 +190,7 @@ def lay_out_chosen(
         markdown=summary(
             chosen.name, [(part.label, part.comparison) for part in parts], [*faults(runs), *notes], findings
         ),
+        gate=judge(fail_on, [(part.label, part.comparison) for part in parts], runs, left_out),
     )
     layouts = [
         lay_out(
@@ -275,6 +285,7 @@ def _write(out: Path, compared: Compared, layouts: Sequence[Layout], formats: Se
             layouts[0].subject.question,
             layouts[0].subject.command,
             compared.excluded,
+            compared.gate,
         )
         (out / "compare.json").write_text(as_json(found), encoding="utf-8")
     except OSError as error:

@@ -16,6 +16,7 @@ from typing import Any
 from fourstage.comparison.attribution import Attribution
 from fourstage.comparison.effects import Comparison, Pairwise, Row, Unpaired
 from fourstage.comparison.findings import Finding
+from fourstage.comparison.gate import Gate
 from fourstage.comparison.run_data import RunData, StageFacts
 from fourstage.report.wording import sentence
 from fourstage.stats.intervals import Interval
@@ -32,8 +33,10 @@ def document(
     question: str = "",
     command: str = "",
     excluded: Sequence[str] = (),
+    gate: Gate | None = None,
 ) -> dict[str, Any]:
     """All of it as plain values; each comparison with the label of its group."""
+    judged = gate or Gate()
     return {
         "schema": SCHEMA,
         "name": name,
@@ -46,6 +49,7 @@ def document(
         "left_out": [dict(item) for item in left_out],
         "excluded": list(excluded),
         "notes": list(notes),
+        "gate": {"fail_on": judged.fail_on, "failed": judged.failed, "reasons": judged.reasons},
     }
 
 

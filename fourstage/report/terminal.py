@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from fourstage.comparison.findings import Finding
+    from fourstage.comparison.gate import Gate
     from fourstage.report.layout import Layout
 
 MOST_ROWS = 40  # of a table, and notes; compare.json has all
@@ -80,6 +81,18 @@ def print_notes(screen: Console, notes: Sequence[str], findings: Sequence[Findin
         colour = colours.get(finding.answer, "yellow")
         screen.print(f"[{colour}]{shown(finding.answer)}[/{colour}]  [bold]{shown(finding.question)}[/bold]")
         screen.print(f"    {shown(finding.measured)}")
+
+
+def print_gate(screen: Console, gate: Gate) -> None:
+    """Whether the conditions of `fail_on=` let the comparison pass; nothing where there are none."""
+    if not gate.fail_on:
+        return
+    outcome = "[red]failed[/red]" if gate.failed else "[green]passed[/green]"
+    screen.print(f"gate {outcome} (fail_on={','.join(gate.fail_on)})", soft_wrap=True)
+    for reason in gate.reasons[:MOST_ROWS]:
+        screen.print(f"    {shown(reason)}", soft_wrap=True)
+    if (more := len(gate.reasons) - MOST_ROWS) > 0:
+        screen.print(f"    … and {more} more reasons, in compare.json")
 
 
 def _print_table(screen: Console, made: Table) -> None:

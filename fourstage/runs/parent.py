@@ -37,13 +37,13 @@ def fill_parent(
     folder.add_file(
         "jobs.json", {"columns": list(jobs[0]) if jobs else [], "data": [list(job.values()) for job in jobs]}
     )
-    tables = []
+    tables = ["jobs.json"] if jobs else []
     done = sorted(
         (run for run in children if run.status == "FINISHED"), key=lambda run: int(run.tags.get("fourstage.job", -1))
     )
     if texts := side_by_side(folder.state.destination, done[:SIDE_BY_SIDE]):
         folder.add_file("samples.json", texts)
-        tables.append("samples.json")
+        tables.insert(0, "samples.json")  # the first is what the UI's artifact view shows
     folder.add_tags({"mlflow.note.content": jobs_note(jobs)})
     folder.add_tags({"mlflow.loggedArtifacts": json.dumps([{"path": name, "type": "table"} for name in tables])})
     states = [outcome.status for outcome in outcomes.values()]

@@ -7,7 +7,7 @@ import platform
 from fourstage.config.schema import Config
 from fourstage.runs.identity import Identity
 from fourstage.runs.job import Membership
-from fourstage.tracking.views import UNFOLDED
+from fourstage.tracking.views import EVALUATION
 from fourstage.version import __version__
 
 
@@ -16,7 +16,7 @@ def run_tags(config: Config, identity: Identity, membership: Membership | None) 
     from fourstage.runs.environment import git_state
 
     git = git_state()
-    tags = {
+    tags = EVALUATION | {
         "fourstage.version": __version__,
         "fourstage.host": platform.node(),
         **machine_tag(config),
@@ -30,7 +30,7 @@ def run_tags(config: Config, identity: Identity, membership: Membership | None) 
 
 def sweep_tags(membership: Membership) -> dict[str, str]:
     """What nests a run under its sweep's parent."""
-    return UNFOLDED | {
+    return {
         "mlflow.parentRunId": membership.parent,
         "fourstage.sweep": membership.sweep,
         "fourstage.session": membership.session,

@@ -9,7 +9,7 @@ what arrived stays, and nothing arrives twice. Left out: what a folder holds (`f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from fourstage.records.figures import for_table
 from fourstage.records.table import iterate_records
 from fourstage.stages import SampleRecord, UserError
 from fourstage.tracking.folder import NAME, RunFolder
@@ -98,7 +99,7 @@ def _send(run: TrackedRun, folder: RunFolder) -> str | None:
     # MLflow keeps every value that a metric ever had: a job that may go on has its figures when it is finished, and the
     # parent of a resumed sweep has them once for each session
     if state.status == "FINISHED" or "mlflow.parentRunId" not in state.tags:
-        run.log_metrics(state.metrics, state.ended_ms, step=int(state.tags.get(SESSIONS, 1)) - 1)
+        run.log_metrics(for_table(state.metrics), state.ended_ms, step=int(state.tags.get(SESSIONS, 1)) - 1)
     if state.dataset is not None:
         run.log_dataset(**state.dataset)
     if folder.files.is_dir():
@@ -108,18 +109,26 @@ def _send(run: TrackedRun, folder: RunFolder) -> str | None:
         run.log_samples(shown)
         if shown:
             run.log_results(shown, folder.records)
-            missing = _log_traces(run, state.traces, shown)
+            missing = _log_traces(run, state.traces, shown, fault_of(state.tags))
     run.end(state.status, state.ended_ms)
     return missing
 
 
-def _log_traces(run: TrackedRun, limit: int, shown: Sequence[SampleRecord]) -> str | None:
+def _log_traces(run: TrackedRun, limit: int, shown: Sequence[SampleRecord], fault: str) -> str | None:
     try:
-        run.log_traces(shown, limit)
+        run.log_traces(shown, limit, fault)
         return None
     except UserError as error:
         run.log_tags({"fourstage.traces_error": str(error)})
         return str(error)
+
+
+def fault_of(tags: Mapping[str, str]) -> str:
+    """Why a run is invalid, from its tags; "" where it is valid."""
+    if tags.get("fourstage.valid") == "true":
+        return ""
+    failed = tags.get("fourstage.checks_failed", "none")
+    return "was never checked" if failed == "none" else f"failed {failed.replace(',', ', ')}"
 
 
 def _first_line(error: Exception) -> str:

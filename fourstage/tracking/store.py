@@ -66,13 +66,6 @@ MLFLOW_DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",  # works offline, and no thread delays the exit
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    # one call for all spans that wait, twice as quick as one for each; `log_traces` waits for it
-    "MLFLOW_ENABLE_ASYNC_TRACE_LOGGING": "true",
-    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_WORKERS": "1",
-    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_SPAN_BATCH_SIZE": "512",
-    "MLFLOW_ASYNC_TRACE_LOGGING_MAX_INTERVAL_MILLIS": "60000",
-    # else trace ids come from `random`, and two runs with one seed would overwrite each other's traces
-    "MLFLOW_TRACE_USE_ISOLATED_RANDOM_ID_GENERATOR": "true",
 }
 
 

@@ -1,11 +1,11 @@
 """Writing one run to MLflow: parameters, metrics, texts, files and traces.
 
-Everything goes through one MlflowClient; there is no active run. Each method may be called again with the same
-things, after a failure half way, and leaves them once. Left out: what is worth logging, which the
-caller knows. Nothing here may be called inside a measurement. Measured on two cores with an existing SQLite
-store: `start` 2.1 s in a fresh process (1.2 s importing mlflow, 0.8 s opening the store), `log_samples` 10 ms
-for 4 samples and 1 s for 1,000, `log_results` 0.7 s (the plots), `log_traces` 0.3 s once and 60 ms a sample,
-all others 5 to 15 ms.
+Everything but traces goes through one MlflowClient; there is no active run. Each method may be called again with the
+same things, after a failure half way, and leaves them once. Left out: what is worth logging, which the caller knows,
+and what a trace holds (`traces.py`). Nothing here may be called inside a measurement. Measured on two cores with an
+existing SQLite store: `start` 2.1 s in a fresh process (1.2 s importing mlflow, 0.8 s opening the store),
+`log_samples` 10 ms for 4 samples and 1 s for 1,000, `log_results` 0.7 s (the plots), `log_traces` 15 ms of a
+processor a sample, all others 5 to 15 ms.
 
     run = TrackedRun.start(destination, "eventgpt-bf16", {"precision": "bf16"}, {"git.commit": "1a2b3c"})
     run.log_samples(records)
@@ -32,7 +32,6 @@ from fourstage.credentials import masked
 from fourstage.records.figures import (
     OF_STAGE,
     PER_SAMPLE,
-    PREFILL,
     TOKENS_IN,
     TOKENS_OUT,
     TOTAL,
@@ -42,10 +41,11 @@ from fourstage.records.figures import (
 )
 from fourstage.records.plots import plot_run
 from fourstage.records.table import write_records
-from fourstage.stages import STAGES, SampleRecord, UserError
+from fourstage.stages import SampleRecord, UserError
 from fourstage.text import storable
 from fourstage.tracking.patience import ForeignError, patience_with
 from fourstage.tracking.store import Destination, client_uri, open_store, reporting
+from fourstage.tracking.traces import write_traces
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -240,40 +240,30 @@ class TrackedRun:
         with reporting(self.destination.uri):
             self._client.log_dict(self.run_id, obj, name)
 
-    def log_traces(self, records: Sequence[SampleRecord], limit: int) -> None:
+    def log_traces(self, records: Sequence[SampleRecord], limit: int, fault: str = "") -> None:
         """Log one trace for each of the first `limit` records and show it in the run's Traces tab.
 
-        Spans are the stages laid end to end from `started_unix_s`. Sets mlflow's global tracking uri, since
-        spans know no other way to a store. Written before it returns; no thread stays.
+        `fault`: why the run is invalid, "" where it is valid. Written before it returns.
         """
         if not (chosen := records[: max(limit, 0)]):
             return
         before = list(self._linked_traces())  # of an earlier try
         if len(before) == len(chosen):
             return
-        import mlflow
-        from mlflow.entities.span import NO_OP_SPAN_TRACE_ID
-
-        def write() -> set[str]:
-            mlflow.set_tracking_uri(client_uri(self.destination.uri))
-            mlflow.tracing.reset()  # a tracer made earlier may write elsewhere, or later
-            written = {_write_trace(record, self.experiment_id) for record in chosen}
-            mlflow.flush_trace_async_logging(terminate=True)
-            mlflow.tracing.reset()  # its id generator fails, aloud, if it lives until exit
-            return written - {NO_OP_SPAN_TRACE_ID}
-
+        uri = self.destination.uri
         with reporting(self.destination.uri):
             if before:
                 self._client.delete_traces(self.experiment_id, trace_ids=before)
-            trace_ids: set[str] = patience_with(self.destination.uri).call(write, allowance_s=TRACE_S * len(chosen))
-            for chunk in _chunks(sorted(trace_ids), TRACES_PER_LINK):
+            trace_ids: list[str] = patience_with(uri).call(
+                write_traces, client_uri(uri), self.experiment_id, chosen, fault, allowance_s=TRACE_S * len(chosen)
+            )
+            for chunk in _chunks(trace_ids, TRACES_PER_LINK):
                 self._client.link_traces_to_run(list(chunk), self.run_id)
-        # where a span is lost, mlflow only logs it
-        arrived = trace_ids.intersection(self._linked_traces())
+        arrived = set(trace_ids).intersection(self._linked_traces())
         if len(arrived) < len(chosen):
             raise UserError(
-                f"{len(arrived)} of {len(chosen)} traces arrived in {self.destination.experiment}: is the store full, "
-                "or MLFLOW_TRACE_SAMPLING_RATIO or OTEL_EXPORTER_OTLP_ENDPOINT set? tracking.traces=0 asks for none"
+                f"{len(arrived)} of {len(chosen)} traces arrived in {self.destination.experiment}: is the store full? "
+                "tracking.traces=0 asks for none"
             )
 
     def end(self, status: str, at_ms: int | None = None) -> None:
@@ -312,55 +302,6 @@ class TrackedRun:
             yield from (trace.info.trace_id for trace in page)
             if not (token := page.token):
                 return
-
-
-def _write_trace(record: SampleRecord, experiment_id: str) -> str:
-    """A root span and one child for each stage that was reached; a failed stage without a time has length 0."""
-    import mlflow
-
-    start_ns = max(1, round(1e9 * record.started_unix_s))  # 0 would mean now; a clock may be before 1970
-    inputs = {"question": record.question, "sample": record.key, "prompt": record.prompt}
-    root = mlflow.start_span_no_context("sample", inputs=inputs, experiment_id=experiment_id, start_time_ns=start_ns)
-    root.set_attributes(_trace_attributes(record))
-    now_ns = start_ns
-    for stage in STAGES:
-        seconds = getattr(record, f"{stage}_s")
-        if seconds is None and stage != record.error_stage:
-            continue
-        span = mlflow.start_span_no_context(stage, parent_span=root, start_time_ns=now_ns)
-        now_ns += round(1e9 * (seconds or 0.0))
-        _close(span, now_ns, record.error if stage == record.error_stage else None)
-    root.set_outputs({"text": record.output})
-    _close(root, now_ns, record.error)
-    return str(root.trace_id)
-
-
-def _close(span: Any, end_ns: int, error: str | None) -> None:
-    from mlflow.entities import SpanStatus, SpanStatusCode
-
-    code = SpanStatusCode.OK if error is None else SpanStatusCode.ERROR
-    span.end(status=SpanStatus(code, error or ""), end_time_ns=end_ns)
-
-
-def _trace_attributes(record: SampleRecord) -> dict[str, Any]:
-    names = (
-        "key",
-        "position",
-        "repeat",
-        "source",
-        "images",
-        "finish_reason",
-        *(figure.field for figure in (PREFILL, TTFT, TPOT)),
-        "cache_fill_s",
-    )
-    attributes = {name: value for name in names if (value := getattr(record, name)) is not None}
-    if record.input_tokens is not None and record.output_tokens is not None:
-        attributes["mlflow.chat.tokenUsage"] = {
-            TOKENS_IN.field: record.input_tokens,
-            TOKENS_OUT.field: record.output_tokens,
-            "total_tokens": record.input_tokens + record.output_tokens,
-        }
-    return attributes
 
 
 def _own_tags() -> dict[str, str]:

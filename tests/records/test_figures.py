@@ -8,7 +8,19 @@ from pathlib import Path
 
 import fourstage
 from fourstage.records.columns import Columns
-from fourstage.records.figures import FIGURES, LOAD, PER_SAMPLE, SHOWN_IN, SUMMARISED, TOKENS_OUT, TPOT, TTFT, Figure
+from fourstage.records.figures import (
+    FIGURES,
+    LOAD,
+    PER_SAMPLE,
+    SHOWN_IN,
+    SUMMARISED,
+    TOKENS_OUT,
+    TPOT,
+    TTFT,
+    Figure,
+    cached_name,
+    for_table,
+)
 from fourstage.records.units import MISSING
 from fourstage.stages import SampleRecord
 
@@ -50,6 +62,19 @@ def test_a_cell_has_the_unit_that_its_heading_does_not_say() -> None:
     assert (TTFT.cell(0.0412), TPOT.cell(9.9), TOKENS_OUT.cell(48.0), TTFT.cell(None)) == (
         "41.2 ms", "9.90 ms", "48", MISSING,
     )  # fmt: skip
+
+
+def test_the_table_of_mlflow_gets_four_digits_and_milliseconds_with_three() -> None:
+    logged = {LOAD.metric: 0.01234567, "total_s.p99": 0.123456789, TPOT.metric: 3.8265432, "samples_ok": 12345.0}
+    found = for_table(logged)
+    assert found == {
+        LOAD.metric: 0.01235, "load_ms": 12.3, "total_s.p99": 0.123456789, TPOT.metric: 3.827, "samples_ok": 12345.0,
+    }  # fmt: skip
+    assert for_table({"stage1_load_cached_s.median": 0.01}) == {"stage1_load_cached_s.median": 0.01}  # no column
+
+
+def test_a_cached_stage_has_another_name_in_either_unit() -> None:
+    assert (cached_name(LOAD.name), cached_name(LOAD.ms)) == ("stage1_load_cached_s", "load_cached_ms")
 
 
 def test_the_manual_lists_every_figure_as_it_is() -> None:

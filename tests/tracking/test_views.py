@@ -37,11 +37,22 @@ def test_an_experiment_gets_a_view_whose_columns_are_what_runs_log_and_links_to_
     state = _state(tags[TAG])
     assert json.loads(tags[TAG])["name"] == views.NAME
     assert {f"metrics.`{figure.metric}`" for figure in VIEW_COLUMNS} <= set(state["selectedColumns"])
-    assert set(state["columnOrder"]) == set(state["columnWidths"]) == set(state["selectedColumns"])
+    assert {f"metrics.`{figure.column}`" for figure in VIEW_COLUMNS} <= set(state["selectedColumns"])
+    assert set(state["columnOrder"]) == set(state["columnWidths"])
+    assert set(state["columnOrder"]) - set(state["selectedColumns"]) == set(views.OWN)  # always there
+    sweeps = _state(tags[f"{views.VIEW_TAG}{views.SWEEPS_KEY}"])
+    assert sweeps["groupBy"]["groupByKeys"] == [{"mode": "tag", "groupByData": "fourstage.sweep"}]
+    assert {**sweeps, **state, "groupBy": None, "groupsExpanded": None} == {
+        **state,
+        "groupBy": None,
+        "groupsExpanded": None,
+    }
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == {state["compareRunSections"][0]["uuid"]}
     assert len({chart["uuid"] for chart in state["compareRunCharts"]}) == len(state["compareRunCharts"])
     for mode in ("", "CHART", "ARTIFACT"):
         assert f"({views.address('', experiment_id, mode).lstrip('/')})" in tags[views.NOTE_TAG]
+    assert f"({views.address('', experiment_id, key=views.SWEEPS_KEY).lstrip('/')})" in tags[views.NOTE_TAG]
+    assert f"({views.comparison_address('', experiment_id).lstrip('/')})" in tags[views.NOTE_TAG]
     run = TrackedRun.start(destination, "named", {}, {})
     run.log_metrics({"total_s.median": 1.0})
     assert [found.info.run_id for found in client.search_runs([experiment_id], state["searchFilter"])] == [run.run_id]

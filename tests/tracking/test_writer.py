@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
+from fourstage.quality.chrf import score
 from fourstage.records.summary import summarise_run
 from fourstage.records.table import read_records
+from fourstage.records.units import significant
 from fourstage.stages import STAGES, SampleRecord, UserError
 from fourstage.tracking.store import Destination
 from fourstage.tracking.writer import TrackedRun
@@ -192,7 +194,8 @@ def test_the_dataset_is_an_input_of_the_run(run: TrackedRun) -> None:
 def test_a_trace_has_four_spans_laid_end_to_end(run: TrackedRun) -> None:
     run.log_traces([RECORD], limit=1)
     (trace,) = _traces(run)
-    root, *stages = sorted(trace.data.spans, key=lambda span: (span.parent_id is not None, span.start_time_ns))
+    spans = [span for span in trace.data.spans if span.name != "prefill"]
+    root, *stages = sorted(spans, key=lambda span: (span.parent_id is not None, span.start_time_ns))
     assert root.name == "sample"
     assert tuple(span.name for span in stages) == STAGES
     assert {span.parent_id for span in stages} == {root.span_id}
@@ -208,7 +211,8 @@ def test_a_trace_carries_texts_and_token_counts_and_belongs_to_the_run(run: Trac
     run.log_traces([RECORD], limit=5)
     (trace,) = _traces(run)
     (root,) = [span for span in trace.data.spans if span.parent_id is None]
-    assert root.inputs["prompt"] == "What?"
+    assert root.inputs == {"question": RECORD.question, "sample": RECORD.key}
+    assert root.attributes["prompt"] == "What?"
     assert next(iter(root.inputs)) == "question"  # what the list of traces shows first
     assert root.outputs == {"text": "A car."}
     assert trace.info.token_usage == {"input_tokens": 592, "output_tokens": 4, "total_tokens": 596}
@@ -258,8 +262,55 @@ def fixed_seed() -> Callable[[], None]:
     return lambda: random.seed(0)
 
 
+def test_prefill_is_a_span_inside_decode(run: TrackedRun) -> None:
+    run.log_traces([RECORD], limit=1)
+    (trace,) = _traces(run)
+    spans = {span.name: span for span in trace.data.spans}
+    prefill, decode = spans["prefill"], spans["decode"]
+    assert RECORD.prefill_s is not None
+    assert (prefill.parent_id, prefill.start_time_ns) == (decode.span_id, decode.start_time_ns)
+    assert prefill.end_time_ns - prefill.start_time_ns == round(RECORD.prefill_s * 1e9)
+
+
+def test_inputs_of_a_sample_are_equal_in_runs_whose_prompts_differ(destination: Destination) -> None:
+    inputs = []
+    for prompt in ("USER: What?", "[INST] What? [/INST]"):
+        run = TrackedRun.start(destination, prompt, {}, {})
+        run.log_traces([replace(RECORD, prompt=prompt)], limit=1)
+        (trace,) = _traces(run)
+        (root,) = [span for span in trace.data.spans if span.parent_id is None]
+        inputs.append((root.inputs, trace.info.request_preview))
+    assert inputs[0] == inputs[1]
+
+
+def test_a_trace_has_its_figures_in_ms_with_three_digits_and_the_reference(run: TrackedRun) -> None:
+    record = replace(RECORD, load_s=0.1234567, reference="A red car.", cached_stages=("preprocess",))
+    run.log_traces([record], limit=1)
+    (trace,) = _traces(run)
+    found = {item.name: item for item in trace.info.assessments}
+    values = {name: item.feedback.value for name, item in found.items() if item.feedback}
+    assert values["load_ms"] == 123
+    assert values["preprocess_cached_ms"] == 250
+    assert "preprocess_ms" not in values
+    assert (values["encode_ms"], values["decode_ms"]) == (500, 2000)
+    assert (values["input_tokens"], values["output_tokens"], values["valid"]) == (592, 4, True)
+    assert values["chrf"] == significant(score("A car.", "A red car."), 3)
+    assert found["reference"].expectation.value == "A red car."
+    assert {item.source.source_id for item in found.values()} == {"fourstage"}
+
+
+def test_a_sample_without_reference_has_no_score_and_one_of_an_invalid_run_is_not_valid(run: TrackedRun) -> None:
+    run.log_traces([replace(RECORD, reference="")], limit=1, fault="failed no_drift")
+    (trace,) = _traces(run)
+    found = {item.name: item for item in trace.info.assessments}
+    assert not {"chrf", "reference"} & set(found)
+    assert (found["valid"].feedback.value, found["valid"].rationale) == (False, "its run failed no_drift")
+
+
 def test_lost_traces_are_not_passed_over(run: TrackedRun, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACE_SAMPLING_RATIO", "0")
+    from fourstage.tracking import writer
+
+    monkeypatch.setattr(writer, "write_traces", lambda *_: ["tr-of-a-store-that-lost-it"])
     with pytest.raises(UserError, match="0 of 3 traces arrived"):
         run.log_traces(RECORDS, limit=3)
 
