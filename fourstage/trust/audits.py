@@ -11,7 +11,7 @@ ones repeat pairs until the ratios' signs tell, within a bound; a machine that i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -19,9 +19,10 @@ import numpy as np
 from fourstage.measure.clock import Timing
 from fourstage.measure.loop import measure_batch
 from fourstage.measure.plan import Planned
-from fourstage.stages import MeasurementError, Media, Pipeline, Sampling
+from fourstage.stages import MeasurementError, Media, Pipeline, SampleRecord, Sampling
 from fourstage.stats.intervals import Interval, paired_interval
 from fourstage.stats.signs import Side, sign_interval, tell
+from fourstage.trust.finite import Finite, examine, suspicious
 
 Found = TypeVar("Found")
 TOKENS = 16  # of an audited answer: every kind of step is in it
@@ -49,12 +50,21 @@ class Audits:
     equal_samples: int
     repeat_against_perturbed: Mapping[str, Ratio]  # by stage: the same sample again / copies with other pixels
     instrumented_against_bare: Ratio | None  # end to end with the harness's clock / without
+    finite: Finite = field(default_factory=Finite)
 
 
 def run_audits(
-    pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, timing: Timing, samples: int = 2
+    pipeline: Pipeline,
+    planned: Sequence[Planned],
+    sampling: Sampling,
+    timing: Timing,
+    samples: int = 2,
+    records: Sequence[SampleRecord] = (),
 ) -> Audits:
-    """Audit the first `samples` that work. A faulty one is passed over: its fault is on its own record."""
+    """Audit the first `samples` that work. A faulty one is passed over: its fault is on its own record.
+
+    Of the measured `records`, as many with suspicious answers are examined for values that are not finite.
+    """
     greedy = replace(sampling, temperature=0, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
     # one length for all, else an answer that ends early would look like a cache
     fixed = replace(greedy, num_beams=1, stop="fixed")
@@ -63,12 +73,17 @@ def run_audits(
     equal = sum(_staged_equals_own(pipeline, item, media, greedy) for item, media in working)
     if not working:
         return Audits(0, 0, {}, None)
+    strange = suspicious(records)
+    asked_again = {item.sample.key: item for item in planned if item.sample.key in strange}
+    examined = {item.sample.key: item for item in [*list(asked_again.values())[:samples], working[0][0]]}
+    finite = examine(pipeline, list(examined.values()), greedy, [strange[key] for key in asked_again])
     item, media = working[0]
     return Audits(
         compared_samples=len(working),
         equal_samples=equal,
         repeat_against_perturbed=_caching(pipeline, item, media, short, timing),
         instrumented_against_bare=_observed(pipeline, item, fixed, timing),
+        finite=finite,
     )
 
 

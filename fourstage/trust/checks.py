@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from fourstage.measure.plan import sample_seed
 from fourstage.measure.warm_up import WarmUp
 from fourstage.records.columns import Columns, Floats, Ints
 from fourstage.records.table import read_rows
@@ -48,6 +49,7 @@ OBSERVER_WARN = 0.01  # what measuring may cost of the end-to-end time; OBSERVED
 FLOOR_LIMIT = 1.10  # the peaks are measured too, within some percent
 COLD_LIMIT = 0.01  # share of a sample's files that may be left in the page cache, or out of it
 BUSY_LIMIT = 0.20  # share of all processors that others used just before
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 TOO_BUSY = "the machine is too busy to tell"
 EXPLAINED_LIMIT = 0.25  # token count's price by regression against the steps' own
 
@@ -114,6 +116,9 @@ class Expected:
     io: str = "as_is"  # what the page cache was to hold: "cold", "warm"
     target_half_width: float | None = None  # of the mean total, as a share
     cached_stages: tuple[str, ...] = ()  # that the run's cache was to serve
+    seed: int | None = None  # of the run, from which each sample's is derived; None: not known
+    end_ids: tuple[int, ...] = ()  # tokens that end an answer; none: not known
+    parameters: tuple[str, ...] = ()  # how loaded parts differ from what was asked for, before and after the run
 
 
 @dataclass(frozen=True)
@@ -514,11 +519,66 @@ def config_used(evidence: Evidence) -> Check:
             fixed & (tokens != expected.max_new_tokens),
             lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens, exactly {expected.max_new_tokens} asked for",
         ),
+        *_ended_early(evidence),
+        *map(_told, (_wrong_ends(evidence), _wrong_seeds(evidence), list(expected.parameters))),
     ]
-    if {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[expected.precision] != expected.dtype:
+    if DTYPES[expected.precision] != expected.dtype:
         other = f"precision={expected.precision}, the model is {expected.dtype}"
         faults.insert(0, _Faults(np.ones(1, dtype=np.bool_), lambda _: other))
     return _any_fault(evidence, "config_used", "the settings that were composed are those that ran", faults)
+
+
+def _ended_early(evidence: Evidence) -> list[_Faults]:
+    """Answers that are said to have met the limit, and have fewer tokens; beams may have left some out."""
+    expected, done = evidence.expected, evidence.done
+    codes = [code for code, reason in enumerate(done.finish_reasons) if reason == "length"]
+    tokens = done.output_tokens
+    early = np.isin(done.finish_reason_codes, codes) & (tokens < expected.max_new_tokens)
+    if expected.stop == "fixed":  # any other number of tokens is a fault already
+        return []
+    return [
+        _Faults(
+            early,
+            lambda i: f"{_key(done, i)}: length ended it at {_count(tokens[i])} of {expected.max_new_tokens} tokens",
+        )
+    ]
+
+
+def _wrong_ends(evidence: Evidence) -> list[str]:
+    """Answers that are said to have ended by themselves, and have no end token at their end."""
+    ends = evidence.expected.end_ids
+    return [
+        f"{record.key}: finish reason stop, and its last token {record.output_ids[-1]} is no end token"
+        for record in evidence.sampled
+        if ends and record.ok and record.finish_reason == "stop" and record.output_ids
+        if record.output_ids[-1] not in ends
+    ]
+
+
+def _wrong_seeds(evidence: Evidence) -> list[str]:
+    """Records with another seed than the run's and the sample's give; a batch has that of one of its samples."""
+    if (run := evidence.expected.seed) is None:
+        return []
+    sampled = [record for record in evidence.sampled if record.ok]
+    own = [sample_seed(run, record.key, record.repeat) for record in sampled]
+    every = set(own)
+    return [
+        f"{record.key}: seed {record.seed}, seed={run} gives {seed}"
+        for record, seed in zip(sampled, own, strict=True)
+        if record.seed != seed and (record.batch_size == 1 or record.seed not in every)
+    ]
+
+
+def values_finite(evidence: Evidence) -> Check:
+    """No features or logits are NaN or infinite, in samples with suspicious answers first."""
+    sentence = "features, first and last logits of audited samples are finite"
+    if evidence.audits is None:
+        return _not_possible("values_finite", sentence, evidence.no_audits)
+    found = evidence.audits.finite
+    if not found.samples:
+        return _not_possible("values_finite", sentence, "no audited sample has features or logits that can be seen")
+    detail = "; ".join((*found.faults[:NAMED], *found.suspicious[:NAMED]))
+    return faults_found("values_finite", sentence, len(found.faults), detail)
 
 
 def io_held(evidence: Evidence) -> Check:
@@ -593,6 +653,7 @@ CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     little_observed,
     outliers_named,
     config_used,
+    values_finite,
     io_held,
     warmed_up,
     precise_enough,
@@ -606,6 +667,10 @@ class _Faults:
 
     where: Mask
     tell: Callable[[int], str]
+
+
+def _told(texts: Sequence[str]) -> _Faults:
+    return _Faults(np.ones(len(texts), dtype=np.bool_), lambda i: texts[i])
 
 
 def _any_fault(evidence: Evidence, name: str, sentence: str, kinds: Sequence[_Faults], seen: str = "") -> Check:

@@ -18,6 +18,7 @@ from fourstage.records.table import write_records
 from fourstage.stages import SampleRecord, Sampling
 from fourstage.trust.audits import Audits, perturbed, run_audits
 from fourstage.trust.checks import CHECKS, SAMPLED, Check, Evidence, Expected, as_dict, check_run, not_finished, valid
+from fourstage.trust.finite import Finite
 from fourstage.trust.roofline import Fastest, Shares
 from tests.fakes import fake, plan, samples
 
@@ -36,7 +37,7 @@ def evidence(n: int = 20, audited: bool = True, **costs: Any) -> Evidence:
         planned=[(item.sample.key, item.repeat) for item in planned],
         expected=EXPECTED,
         detokenise=lambda ids: "text",
-        audits=run_audits(pipeline, planned, GREEDY, timing) if audited else None,
+        audits=replace(run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1)) if audited else None,
         shares=POSSIBLE,
         busy=0.02,
         warm_up={"1 samples": WarmUp(3, True)},
@@ -78,7 +79,7 @@ def test_an_honest_run_in_batches_passes_every_check(lengths: dict[str, int]) ->
         planned=[(item.sample.key, item.repeat) for item in planned],
         expected=replace(EXPECTED, batch_size=3),
         detokenise=lambda ids: "text",
-        audits=run_audits(pipeline, planned, GREEDY, timing),
+        audits=replace(run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1)),
         shares=POSSIBLE,
         busy=0.02,
         warm_up={"1 samples": WarmUp(3, True)},
@@ -373,6 +374,7 @@ def test_the_line_of_each_check_says_how_its_value_relates_to_its_limit_as_its_v
         on(evidence(), [*evidence().sampled[:-1], evidence().sampled[0]]),
         on(evidence(), [replace(one, load_s=5.0 if one.position > 15 else 0.01) for one in evidence().sampled]),
         replace(evidence(), shares=replace(POSSIBLE, fastest={"decode": Fastest("s4", 0.01, 0.03)})),
+        replace(evidence(), audits=Audits(1, 1, {}, None, Finite(1, ("s0: features are not finite",)))),
         replace(evidence(), busy=0.5), replace(evidence(), warm_up={"x": WarmUp(9, False)}),
         changed(replace(evidence(), expected=replace(EXPECTED, io="cold")), cached_share=1.0),
         replace(evidence(), expected=replace(EXPECTED, target_half_width=0.001)),
