@@ -22,6 +22,7 @@ from fourstage.measure.plan import Planned
 from fourstage.stages import MeasurementError, Media, Pipeline, SampleRecord, Sampling
 from fourstage.stats.intervals import Interval, paired_interval
 from fourstage.stats.signs import Side, sign_interval, tell
+from fourstage.trust.anew import Again
 from fourstage.trust.finite import Finite, examine, suspicious
 
 Found = TypeVar("Found")
@@ -51,6 +52,7 @@ class Audits:
     repeat_against_perturbed: Mapping[str, Ratio]  # by stage: the same sample again / copies with other pixels
     instrumented_against_bare: Ratio | None  # end to end with the harness's clock / without
     finite: Finite = field(default_factory=Finite)
+    again: Again = field(default_factory=Again)  # measured answers, made again
 
 
 def run_audits(

@@ -138,6 +138,8 @@ class Evidence:
     shares: Shares | None = None
     warm_up: Mapping[str, WarmUp] = field(default_factory=dict)  # by shape of input
     busy: float | None = None  # share of all processors that others used just before the measurement
+    listed: tuple[str, ...] | None = None  # keys of the dataset, read again; None: not read
+    no_listed: str = "the dataset was not read again"
     no_shares: str = "the device's peaks were not measured"
 
     @classmethod
@@ -288,6 +290,32 @@ def staged_equals_own(evidence: Evidence) -> Check:
     return Check(
         "staged_equals_own", sentence, verdict, found, "all", what="samples have the same ids", relation="exactly"
     )
+
+
+def answers_repeat(evidence: Evidence) -> Check:
+    """Measured answers are those of the model's own generate(), on files read anew by other code."""
+    sentence = "measured answers are the model's own, on their sample's files read anew"
+    if evidence.audits is None:
+        return _not_possible("answers_repeat", sentence, evidence.no_audits)
+    found = evidence.audits.again
+    left_out = first_few(found.left_out, NAMED, separator="; ")
+    if not found.answers and not found.faults:
+        return _not_possible("answers_repeat", sentence, left_out or "no measured answer could be made again")
+    detail = "; ".join(filter(None, (_names(found.faults), left_out and f"left out: {left_out}")))
+    return faults_found("answers_repeat", sentence, len(found.faults), detail or f"{found.answers} answers")
+
+
+def plan_is_dataset(evidence: Evidence) -> Check:
+    """The samples that were planned are those of the dataset's own file, none left out or replaced."""
+    sentence = "the samples that were planned are those that the dataset lists"
+    if evidence.listed is None:
+        return _not_possible("plan_is_dataset", sentence, evidence.no_listed)
+    planned, listed = dict.fromkeys(key for key, _ in evidence.planned), dict.fromkeys(evidence.listed)
+    missing, other = [key for key in listed if key not in planned], [key for key in planned if key not in listed]
+    detail = "; ".join(
+        f"{word} {_names(keys)}" for word, keys in (("not planned", missing), ("not in the dataset", other)) if keys
+    )
+    return faults_found("plan_is_dataset", sentence, len(missing) + len(other), detail)
 
 
 def counts_are_the_ids(evidence: Evidence) -> Check:
@@ -639,10 +667,12 @@ def machine_quiet(evidence: Evidence) -> Check:
 CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     something_succeeded,
     as_planned,
+    plan_is_dataset,
     stages_measured,
     stages_close,
     vision_runs_once,
     staged_equals_own,
+    answers_repeat,
     counts_are_the_ids,
     tokens_explain_time,
     nothing_impossible,

@@ -7,24 +7,28 @@ checks = check_run(evidence)
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from fourstage.config.schema import Config
+from fourstage.data.samples import read_samples
 from fourstage.measure.cache import uncached
 from fourstage.measure.plan import Planned
-from fourstage.measure.protocol import timing_of
+from fourstage.measure.protocol import question_of, timing_of
 from fourstage.models.base import StagedPipeline
 from fourstage.models.shapes import Shapes
 from fourstage.records.summary import tpot_over_context
 from fourstage.records.units import first_few
-from fourstage.stages import SampleRecord
+from fourstage.stages import Sample, SampleRecord, UserError
+from fourstage.trust.anew import answer_again
 from fourstage.trust.audits import Audits, run_audits
 from fourstage.trust.checks import DTYPES, Evidence, Expected
 from fourstage.trust.peaks import device_peaks
 from fourstage.trust.roofline import Peaks, Shares, run_shares
+
+ANSWERS_AGAIN = 2  # measured answers that are made again; by protocol=strict, all
 
 
 def gather(
@@ -37,7 +41,13 @@ def gather(
         "detokenise": pipeline.detokenise,
     }
     evidence = Evidence.read(records, **rest) if isinstance(records, Path) else Evidence.of(records, **rest)
-    audits, no_audits = _audits(config, pipeline, planned, evidence.sampled)
+    listed: dict[str, Sample] = {}
+    try:  # anew: what was planned may be wrong
+        listed = {sample.key: sample for sample in read_samples(config.dataset)}
+        evidence = replace(evidence, listed=tuple(listed))
+    except (UserError, OSError) as error:
+        evidence = replace(evidence, no_listed=f"the dataset cannot be read again: {error}")
+    audits, no_audits = _audits(config, pipeline, planned, evidence.sampled, listed)
     evidence = replace(evidence, audits=audits, no_audits=no_audits)
     try:
         shapes = uncached(pipeline).shapes()
@@ -121,12 +131,23 @@ def figures(evidence: Evidence) -> dict[str, float]:
 
 
 def _audits(
-    config: Config, pipeline: StagedPipeline, planned: Sequence[Planned], records: Sequence[SampleRecord]
+    config: Config,
+    pipeline: StagedPipeline,
+    planned: Sequence[Planned],
+    records: Sequence[SampleRecord],
+    listed: Mapping[str, Sample],
 ) -> tuple[Audits | None, str]:
     """The audits, or why there are none: a fault in them takes nothing from what was measured before."""
     if not config.protocol.audit:
         return None, f"no audits were made (protocol.audit=false in protocol={config.protocol.name})"
     try:
-        return run_audits(pipeline, planned, config.sampling, timing_of(config, pipeline), records=records), ""
+        timing = timing_of(config, pipeline)
+        audits = run_audits(pipeline, planned, config.sampling, timing, records=records)
+        asked = None if config.protocol.name == "strict" else ANSWERS_AGAIN
+        questions = {key: question_of(sample, config) for key, sample in listed.items()}
+        again = answer_again(
+            uncached(pipeline), listed, questions, records, config.sampling, timing.device, config.precision, asked
+        )
+        return replace(audits, again=again), ""
     except Exception as error:
         return None, f"the audits failed: {type(error).__name__}: {error}"

@@ -45,7 +45,7 @@ def examine(pipeline: Pipeline, items: Sequence[Planned], sampling: Sampling, se
     faults, samples = list[str](), 0
     for item in items:
         inputs = pipeline.preprocess([pipeline.load(item.sample)], [item.question])
-        with _logits(pipeline) as logits:
+        with logits_of(pipeline) as logits:
             features = pipeline.encode(inputs)
             pipeline.decode(inputs, features, sampling, _nothing)
         values = [("features", value) for value in features.visual] + [
@@ -60,7 +60,7 @@ def examine(pipeline: Pipeline, items: Sequence[Planned], sampling: Sampling, se
 
 
 @contextmanager
-def _logits(pipeline: Any) -> Iterator[dict[str, Any]]:
+def logits_of(pipeline: Any) -> Iterator[dict[str, Any]]:
     """The first and the last output of the language model's head while the block runs."""
     found: dict[str, Any] = {}
     generator = getattr(pipeline, "generator", None)

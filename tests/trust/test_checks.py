@@ -16,6 +16,7 @@ from fourstage.measure.loop import measure
 from fourstage.measure.warm_up import WarmUp
 from fourstage.records.table import write_records
 from fourstage.stages import SampleRecord, Sampling
+from fourstage.trust.anew import Again
 from fourstage.trust.audits import Audits, perturbed, run_audits
 from fourstage.trust.checks import CHECKS, SAMPLED, Check, Evidence, Expected, as_dict, check_run, not_finished, valid
 from fourstage.trust.finite import Finite
@@ -37,9 +38,12 @@ def evidence(n: int = 20, audited: bool = True, **costs: Any) -> Evidence:
         planned=[(item.sample.key, item.repeat) for item in planned],
         expected=EXPECTED,
         detokenise=lambda ids: "text",
-        audits=replace(run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1)) if audited else None,
+        audits=replace(run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1), again=Again(2))
+        if audited
+        else None,
         shares=POSSIBLE,
         busy=0.02,
+        listed=tuple(dict.fromkeys(item.sample.key for item in planned)),
         warm_up={"1 samples": WarmUp(3, True)},
     )
 
@@ -79,9 +83,10 @@ def test_an_honest_run_in_batches_passes_every_check(lengths: dict[str, int]) ->
         planned=[(item.sample.key, item.repeat) for item in planned],
         expected=replace(EXPECTED, batch_size=3),
         detokenise=lambda ids: "text",
-        audits=replace(run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1)),
+        audits=replace(run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1), again=Again(2)),
         shares=POSSIBLE,
         busy=0.02,
+        listed=tuple(dict.fromkeys(item.sample.key for item in planned)),
         warm_up={"1 samples": WarmUp(3, True)},
     )
     assert set(verdicts(found).values()) == {"pass"}
@@ -178,7 +183,7 @@ def test_the_file_gives_the_evidence_of_the_records(tmp_path: Path) -> None:
     write_records(records, tmp_path / "records.parquet")
     rest = {
         field: getattr(found, field)
-        for field in ("planned", "expected", "detokenise", "audits", "shares", "busy", "warm_up")
+        for field in ("planned", "expected", "detokenise", "audits", "shares", "busy", "warm_up", "listed")
     }
     read = Evidence.read(tmp_path / "records.parquet", **rest)
     assert read.sampled == found.sampled
@@ -375,6 +380,8 @@ def test_the_line_of_each_check_says_how_its_value_relates_to_its_limit_as_its_v
         on(evidence(), [replace(one, load_s=5.0 if one.position > 15 else 0.01) for one in evidence().sampled]),
         replace(evidence(), shares=replace(POSSIBLE, fastest={"decode": Fastest("s4", 0.01, 0.03)})),
         replace(evidence(), audits=Audits(1, 1, {}, None, Finite(1, ("s0: features are not finite",)))),
+        replace(evidence(), audits=Audits(1, 1, {}, None, again=Again(1, ("s0: token 1 of 2 is 3",)))),
+        replace(evidence(), listed=("s0",)),
         replace(evidence(), busy=0.5), replace(evidence(), warm_up={"x": WarmUp(9, False)}),
         changed(replace(evidence(), expected=replace(EXPECTED, io="cold")), cached_share=1.0),
         replace(evidence(), expected=replace(EXPECTED, target_half_width=0.001)),
