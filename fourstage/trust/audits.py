@@ -30,7 +30,7 @@ TOKENS = 16  # of an audited answer: every kind of step is in it
 REPEATED_TOKENS = 8  # enough to see a stage that is not done again
 CACHED_BELOW = 0.80  # a repeated sample's time against a perturbed copy's
 OBSERVED_ABOVE = 1.05  # a sample's time with the harness's clock against its time without
-FAULT, HONEST = 0.001, 0.05  # how improbable chance must be: a false alarm costs a run, a missed one pair more does not
+FAULT, HONEST = 0.001, 0.2  # how improbable chance must be: a false alarm costs a run
 FEWEST, ENOUGH, MOST = 6, 15, 30  # pairs: at least; as many however long they take; at most
 SECONDS = 2.0  # after which no more than ENOUGH are made
 
