@@ -24,6 +24,7 @@ from fourstage.stats.intervals import Interval, paired_interval
 from fourstage.stats.signs import Side, sign_interval, tell
 from fourstage.trust.anew import Again
 from fourstage.trust.finite import Finite, examine, suspicious
+from fourstage.trust.operations import Operations
 
 Found = TypeVar("Found")
 TOKENS = 16  # of an audited answer: every kind of step is in it
@@ -53,6 +54,7 @@ class Audits:
     instrumented_against_bare: Ratio | None  # end to end with the harness's clock / without
     finite: Finite = field(default_factory=Finite)
     again: Again = field(default_factory=Again)  # measured answers, made again
+    operations: Operations = field(default_factory=Operations)
 
 
 def run_audits(

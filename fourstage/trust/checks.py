@@ -318,6 +318,17 @@ def plan_is_dataset(evidence: Evidence) -> Check:
     return faults_found("plan_is_dataset", sentence, len(missing) + len(other), detail)
 
 
+def operations_counted(evidence: Evidence) -> Check:
+    """What torch counts in a sample's stages is what the model's shapes and the sample's sizes ask for."""
+    sentence = "encode, prefill and a decode step do the operations that the model's shapes ask for"
+    if evidence.audits is None:
+        return _not_possible("operations_counted", sentence, evidence.no_audits)
+    found = evidence.audits.operations
+    if not found.counted:
+        return _not_possible("operations_counted", sentence, found.why_not)
+    return faults_found("operations_counted", sentence, len(found.faults), _names(found.faults))
+
+
 def counts_are_the_ids(evidence: Evidence) -> Check:
     """Output tokens are the new ids, one decode step each after the first, and the text is theirs alone."""
     done, ids = evidence.done, evidence.done.ids
@@ -673,6 +684,7 @@ CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     vision_runs_once,
     staged_equals_own,
     answers_repeat,
+    operations_counted,
     counts_are_the_ids,
     tokens_explain_time,
     nothing_impossible,

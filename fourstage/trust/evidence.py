@@ -25,6 +25,7 @@ from fourstage.stages import Sample, SampleRecord, UserError
 from fourstage.trust.anew import answer_again
 from fourstage.trust.audits import Audits, run_audits
 from fourstage.trust.checks import DTYPES, Evidence, Expected
+from fourstage.trust.operations import count_operations
 from fourstage.trust.peaks import device_peaks
 from fourstage.trust.roofline import Peaks, Shares, run_shares
 
@@ -148,6 +149,9 @@ def _audits(
         again = answer_again(
             uncached(pipeline), listed, questions, records, config.sampling, timing.device, config.precision, asked
         )
-        return replace(audits, again=again), ""
+        done = {record.key for record in records if record.ok}
+        first = next((item for item in planned if item.sample.key in done), None)
+        operations = count_operations(uncached(pipeline), first) if first else audits.operations
+        return replace(audits, again=again, operations=operations), ""
     except Exception as error:
         return None, f"the audits failed: {type(error).__name__}: {error}"

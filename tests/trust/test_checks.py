@@ -20,6 +20,7 @@ from fourstage.trust.anew import Again
 from fourstage.trust.audits import Audits, perturbed, run_audits
 from fourstage.trust.checks import CHECKS, SAMPLED, Check, Evidence, Expected, as_dict, check_run, not_finished, valid
 from fourstage.trust.finite import Finite
+from fourstage.trust.operations import Operations
 from fourstage.trust.roofline import Fastest, Shares
 from tests.fakes import fake, plan, samples
 
@@ -38,7 +39,9 @@ def evidence(n: int = 20, audited: bool = True, **costs: Any) -> Evidence:
         planned=[(item.sample.key, item.repeat) for item in planned],
         expected=EXPECTED,
         detokenise=lambda ids: "text",
-        audits=replace(run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1), again=Again(2))
+        audits=replace(
+            run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1), again=Again(2), operations=Operations(3)
+        )
         if audited
         else None,
         shares=POSSIBLE,
@@ -83,7 +86,9 @@ def test_an_honest_run_in_batches_passes_every_check(lengths: dict[str, int]) ->
         planned=[(item.sample.key, item.repeat) for item in planned],
         expected=replace(EXPECTED, batch_size=3),
         detokenise=lambda ids: "text",
-        audits=replace(run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1), again=Again(2)),
+        audits=replace(
+            run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1), again=Again(2), operations=Operations(3)
+        ),
         shares=POSSIBLE,
         busy=0.02,
         listed=tuple(dict.fromkeys(item.sample.key for item in planned)),
@@ -382,6 +387,7 @@ def test_the_line_of_each_check_says_how_its_value_relates_to_its_limit_as_its_v
         replace(evidence(), audits=Audits(1, 1, {}, None, Finite(1, ("s0: features are not finite",)))),
         replace(evidence(), audits=Audits(1, 1, {}, None, again=Again(1, ("s0: token 1 of 2 is 3",)))),
         replace(evidence(), listed=("s0",)),
+        replace(evidence(), audits=Audits(1, 1, {}, None, operations=Operations(3, ("s0: encode does 2 operations",)))),
         replace(evidence(), busy=0.5), replace(evidence(), warm_up={"x": WarmUp(9, False)}),
         changed(replace(evidence(), expected=replace(EXPECTED, io="cold")), cached_share=1.0),
         replace(evidence(), expected=replace(EXPECTED, target_half_width=0.001)),
