@@ -23,6 +23,7 @@ from fourstage.measure.clock import Device
 from fourstage.stages import Inputs, Media, Pipeline, Sample, SampleRecord, Sampling
 from fourstage.trust.finite import logits_of
 
+TOKENS = 64  # of an answer, from its start, where not all answers are made again
 NEAR = {"fp32": 1e-4, "bf16": 2**-6, "fp16": 2**-9}  # of the largest logit: tokens so close are a tie of rounding
 
 
@@ -50,6 +51,9 @@ def answer_again(
     once = list({record.key: record for record in records if record.ok and record.role == "sample"}.values())
     number = len(once) if asked is None else min(asked, len(once))
     chosen = [once[-1 - i * len(once) // number] for i in range(number)]
+    if asked is not None and sampling.num_beams == 1:  # beams choose the whole answer, others go token by token
+        sampling = replace(sampling, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
+        chosen = [replace(record, output_ids=record.output_ids[:TOKENS]) for record in chosen]
     faults, left_out, answers = list[str](), list[str](), 0
     for record in chosen:
         if (sample := samples.get(record.key)) is None:
@@ -91,7 +95,7 @@ def plain_images(sample: Sample, record: SampleRecord, settings: Any) -> tuple[A
         events = getattr(settings, "mp4_folder", None) == "event_mp4"
         of_events = sample.root / "event_mp4" / Path(str(sample.event_data)).with_suffix(".mp4")
         frames = _frames(of_events if events else sample.root / "mp4" / (sample.mp4_data or f"{sample.video_data}.mp4"))
-        return tuple(frames[i] for i in _positions(len(frames), count, rule))
+        return tuple(frames[i].to_ndarray(format="rgb24") for i in _positions(len(frames), count, rule))
     folder = sample.root / "video" / str(sample.video_data)
     if record.source != "images" or not folder.is_dir():
         raise _NotCoveredError(f"no plain way to read source {record.source}")
@@ -118,15 +122,16 @@ def _number(path: Path) -> int:
 
 
 def _frames(path: Path) -> list[Any]:
+    """Every frame of the clip, decoded."""
     import av
 
     if not path.is_file():
         raise _NotCoveredError(f"{path.name} is not where the entry says")
     with av.open(str(path)) as container:
-        frames = list(container.decode(video=0))
+        frames: list[Any] = list(container.decode(video=0))
         if any(getattr(frame, "rotation", 0) for frame in frames):
             raise _NotCoveredError("a rotated clip")
-        return [frame.to_ndarray(format="rgb24") for frame in frames]
+        return frames
 
 
 def _picture(path: Path) -> Any:

@@ -33,7 +33,7 @@ CACHED_BELOW = 0.80  # a repeated sample's time against a perturbed copy's
 OBSERVED_ABOVE = 1.05  # a sample's time with the harness's clock against its time without
 FAULT, HONEST = 0.001, 0.2  # how improbable chance must be: a false alarm costs a run
 FEWEST, ENOUGH, MOST = 6, 15, 30  # pairs: at least; as many however long they take; at most
-SECONDS = 2.0  # after which no more than ENOUGH are made
+SECONDS = 1.0  # after which no more than ENOUGH are made
 
 
 @dataclass(frozen=True)

@@ -109,7 +109,7 @@ def test_answers_that_were_changed_on_the_record_are_found(
 def test_sampling_in_the_measurement_alone_is_found(root: Path, model: str) -> None:
     run = Run(root, model)
     honest = run.pipeline.decode
-    run.pipeline.decode = lambda inputs, features, sampling, tick: honest(  # type: ignore[method-assign]
+    run.pipeline.decode = lambda inputs, features, sampling, tick: honest(  # type: ignore[method-assign, assignment]
         inputs, features, replace(sampling, temperature=1.0), tick
     )
     assert judged(again(run.measure())).verdict == "fail"
@@ -146,6 +146,15 @@ def test_the_first_frames_under_the_indices_of_spread_ones_are_found(root: Path)
 
     run.pipeline.load = first_frames  # type: ignore[method-assign]
     assert judged(again(run.measure())).verdict == "fail"
+
+
+@MODELS
+def test_of_a_long_answer_the_beginning_is_made_again(root: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fourstage.trust.anew.TOKENS", 5)
+    run = Run(root, model, "temperature=0.8").measure()
+    assert judged(again(run)).verdict == "pass"
+    run.records = first_dropped(run.records)
+    assert judged(again(run)).verdict == "fail"
 
 
 def test_what_plain_code_does_not_cover_is_left_out_and_does_not_pass(root: Path) -> None:

@@ -62,7 +62,7 @@ def test_encoding_again_inside_decode_is_found(root: Path, model: str) -> None:
     def lazy(inputs: Inputs, features: Any, *rest: Any) -> Any:
         return decode(inputs, encode(inputs), *rest)
 
-    run.pipeline.decode = lazy  # type: ignore[method-assign]
+    run.pipeline.decode = lazy  # type: ignore[method-assign, assignment]
     assert "prefill does" in judged(run).detail
 
 
