@@ -43,6 +43,7 @@ class Measurement:
     _filled: Filled | None = None
     _earlier: Sequence[SampleRecord] = ()
     _busy: float | None = None
+    _unlike: tuple[str, ...] = ()  # how loaded parameters differ from the settings, before the measurement
     _round: int = 0  # the next one of the sweep
 
     @property
@@ -74,6 +75,9 @@ class Measurement:
         models = self.shared.models_of(config)
         pipeline, load_s = models.get(config)
         if self._filled is None:
+            from fourstage.trust.evidence import unlike
+
+            self._unlike = tuple(f"before the run, {text}" for text in unlike(config, pipeline))
             self._record_model(pipeline, load_s)
             _, self._filled = with_cache(config, pipeline, samples)
             self.folder.add_metrics(self._filled.metrics)
@@ -101,7 +105,8 @@ class Measurement:
         self.close()
         pipeline = behind(self._filled, self.shared.models_of(config).get(config)[0])
         evidence = gather(config, pipeline, self._rounds.planned, self.file.path)
-        evidence = replace(evidence, busy=self._busy, warm_up=self._rounds.warm_up)
+        wanted = replace(evidence.expected, parameters=(*self._unlike, *evidence.expected.parameters))
+        evidence = replace(evidence, expected=wanted, busy=self._busy, warm_up=self._rounds.warm_up)
         self.checks, self.figures = check_run(evidence), figures(evidence)
         self._record_gpu("after", pipeline.facts.device)
         self.shared.idle_since = ProcessorTimes.now()

@@ -4,13 +4,14 @@
     audits.equal_samples == audits.compared_samples       # staged ids are the model's own
 
 Three questions: do the stages compute what the model's own `generate()` computes; does a repeated sample cost
-what a fresh one costs (nothing is cached between samples); does reading the clock slow the sample down.
+what a fresh one costs (nothing is cached between samples); does reading the clock slow the sample down. The timed
+ones repeat pairs until the ratios' signs tell, within a bound; a machine that is too busy leaves them open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 import numpy as np
@@ -18,29 +19,56 @@ import numpy as np
 from fourstage.measure.clock import Timing
 from fourstage.measure.loop import measure_batch
 from fourstage.measure.plan import Planned
-from fourstage.stages import MeasurementError, Media, Pipeline, Sampling
+from fourstage.stages import MeasurementError, Media, Pipeline, SampleRecord, Sampling
 from fourstage.stats.intervals import Interval, paired_interval
+from fourstage.stats.signs import Side, sign_interval, tell
+from fourstage.trust.anew import Again
+from fourstage.trust.finite import Finite, examine, suspicious
+from fourstage.trust.operations import Operations
 
 Found = TypeVar("Found")
 TOKENS = 16  # of an audited answer: every kind of step is in it
 REPEATED_TOKENS = 8  # enough to see a stage that is not done again
-PAIRS = 6  # alternating measurements of each of the two ways
+CACHED_BELOW = 0.80  # a repeated sample's time against a perturbed copy's
+OBSERVED_ABOVE = 1.05  # a sample's time with the harness's clock against its time without
+FAULT, HONEST = 0.001, 0.2  # how improbable chance must be: a false alarm costs a run
+FEWEST, ENOUGH, MOST = 6, 15, 30  # pairs: at least; as many however long they take; at most
+SECONDS = 1.0  # after which no more than ENOUGH are made
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What alternating pairs of times say of one way against the other."""
+
+    interval: Interval  # of the pairs' median ratio; where `side` is the fault's, at the level of FAULT, else 95 %
+    side: Side | None  # of the limit; None: so many pairs could not tell
 
 
 @dataclass(frozen=True)
 class Audits:
-    """What was found. Ratios are of times, with their interval over the pairs; None where none could be made."""
+    """What was found; None where none could be made."""
 
     compared_samples: int
     equal_samples: int
-    repeat_against_perturbed: Mapping[str, Interval]  # by stage: the same sample again / copies with other pixels
-    instrumented_against_bare: Interval | None  # end to end with the harness's clock / without
+    repeat_against_perturbed: Mapping[str, Ratio]  # by stage: the same sample again / copies with other pixels
+    instrumented_against_bare: Ratio | None  # end to end with the harness's clock / without
+    finite: Finite = field(default_factory=Finite)
+    again: Again = field(default_factory=Again)  # measured answers, made again
+    operations: Operations = field(default_factory=Operations)
 
 
 def run_audits(
-    pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, timing: Timing, samples: int = 2
+    pipeline: Pipeline,
+    planned: Sequence[Planned],
+    sampling: Sampling,
+    timing: Timing,
+    samples: int = 2,
+    records: Sequence[SampleRecord] = (),
 ) -> Audits:
-    """Audit the first `samples` that work. A faulty one is passed over: its fault is on its own record."""
+    """Audit the first `samples` that work. A faulty one is passed over: its fault is on its own record.
+
+    Of the measured `records`, as many with suspicious answers are examined for values that are not finite.
+    """
     greedy = replace(sampling, temperature=0, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
     # one length for all, else an answer that ends early would look like a cache
     fixed = replace(greedy, num_beams=1, stop="fixed")
@@ -49,12 +77,17 @@ def run_audits(
     equal = sum(_staged_equals_own(pipeline, item, media, greedy) for item, media in working)
     if not working:
         return Audits(0, 0, {}, None)
+    strange = suspicious(records)
+    asked_again = {item.sample.key: item for item in planned if item.sample.key in strange}
+    examined = {item.sample.key: item for item in [*list(asked_again.values())[:samples], working[0][0]]}
+    finite = examine(pipeline, list(examined.values()), greedy, [strange[key] for key in asked_again])
     item, media = working[0]
     return Audits(
         compared_samples=len(working),
         equal_samples=equal,
         repeat_against_perturbed=_caching(pipeline, item, media, short, timing),
-        instrumented_against_bare=instrumented_against_bare(pipeline, item, fixed, timing),
+        instrumented_against_bare=_observed(pipeline, item, fixed, timing),
+        finite=finite,
     )
 
 
@@ -93,9 +126,7 @@ def _staged_equals_own(pipeline: Pipeline, item: Planned, media: Media, sampling
     return staged.token_ids == pipeline.unstaged(inputs, sampling)
 
 
-def _caching(
-    pipeline: Pipeline, item: Planned, media: Media, sampling: Sampling, timing: Timing
-) -> dict[str, Interval]:
+def _caching(pipeline: Pipeline, item: Planned, media: Media, sampling: Sampling, timing: Timing) -> dict[str, Ratio]:
     """The repeated sample's seconds against fresh copies', alternating, for each stage after `load`."""
 
     def stages(of: Media) -> dict[str, float]:
@@ -109,18 +140,31 @@ def _caching(
         return watch.stage_s
 
     stages(media)  # the first time fills a cache, where there is one
-    fresh, again = _alternating(lambda number: stages(perturbed(media, number)), lambda _: stages(media))
-    return {
-        stage: paired_interval([found[stage] for found in fresh], [found[stage] for found in again])[1]
-        for stage in fresh[0]
-    }
+
+    def fresh(number: int) -> dict[str, float]:
+        return stages(perturbed(media, number))
+
+    return until_told(fresh, lambda _: stages(media), CACHED_BELOW, "below", timing)
 
 
 def instrumented_against_bare(
-    pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing, pairs: int = PAIRS
+    pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing, pairs: int
 ) -> Interval:
-    """End to end with the stopwatch at every border and token, against a single pair of readings."""
+    """End to end with the stopwatch at every border and token, against a single pair of readings: means of pairs."""
+    bare, instrumented = _both_ways(pipeline, item, sampling, timing)
+    return paired_interval(*_alternating(bare, instrumented, pairs))[1]
 
+
+def _observed(pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing) -> Ratio:
+    """The same, until it can tell."""
+    bare, instrumented = _both_ways(pipeline, item, sampling, timing)
+    found = until_told(lambda i: {"": bare(i)}, lambda i: {"": instrumented(i)}, OBSERVED_ABOVE, "above", timing)
+    return found[""]
+
+
+def _both_ways(
+    pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing
+) -> tuple[Callable[[int], float], Callable[[int], float]]:
     def bare(_: int) -> float:
         timing.prepare_files(item.sample)  # as the harness does: cold files are cold for both
         timing.device.synchronise()
@@ -136,22 +180,53 @@ def instrumented_against_bare(
             raise MeasurementError(f"{record.key} failed when it was measured again: {record.error}")
         return record.end_to_end_s
 
-    return paired_interval(*_alternating(bare, instrumented, pairs))[1]
+    return bare, instrumented
+
+
+def until_told(
+    one: Callable[[int], Mapping[str, float]],
+    other: Callable[[int], Mapping[str, float]],
+    limit: float,
+    fault: Side,
+    timing: Timing,
+) -> dict[str, Ratio]:
+    """Pairs of seconds, until every ratio other / one is known to be above or below `limit`, or the bound is reached.
+
+    The side of the `fault` needs more certainty than the honest one (FAULT, HONEST).
+    """
+    allowed = (FAULT, HONEST) if fault == "above" else (HONEST, FAULT)
+    ratios: dict[str, list[float]] = {}
+    sides: dict[str, Side | None] = {}
+    start = timing.clock()
+    for number in range(MOST):
+        before, after = _pair(one, other, number)
+        for name in before:
+            # a stage that takes no time either way is not cached, nor slowed
+            ratio = after[name] / before[name] if before[name] > 0 else 1.0
+            ratios.setdefault(name, []).append(ratio)
+        if number + 1 < FEWEST:
+            continue
+        sides = {name: tell(values, limit, *allowed) for name, values in ratios.items()}
+        if None not in sides.values() or (number + 1 >= ENOUGH and timing.clock() - start > SECONDS):
+            break
+    levels = {name: 1 - 2 * FAULT if side == fault else 0.95 for name, side in sides.items()}
+    return {name: Ratio(sign_interval(values, levels[name]), sides[name]) for name, values in ratios.items()}
 
 
 def _alternating(
-    one: Callable[[int], Found], other: Callable[[int], Found], pairs: int = PAIRS
+    one: Callable[[int], Found], other: Callable[[int], Found], pairs: int
 ) -> tuple[list[Found], list[Found]]:
     """`pairs` results of each, in the order A B B A, so that slow drift favours neither."""
-    first, second = [], []
-    for number in range(pairs):
-        if number % 2:
-            second.append(other(number))
-            first.append(one(number))
-        else:
-            first.append(one(number))
-            second.append(other(number))
-    return first, second
+    first, second = zip(*(_pair(one, other, number) for number in range(pairs)), strict=True)
+    return list(first), list(second)
+
+
+def _pair(one: Callable[[int], Found], other: Callable[[int], Found], number: int) -> tuple[Found, Found]:
+    """A result of each, the second way first where the number is odd."""
+    if number % 2:
+        second = other(number)
+        return one(number), second
+    return one(number), other(number)
 
 
 def _nothing() -> None:

@@ -15,11 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fourstage.measure.plan import sample_seed
 from fourstage.measure.warm_up import WarmUp
 from fourstage.records.columns import Columns, Floats, Ints
 from fourstage.records.table import read_rows
@@ -28,8 +30,8 @@ from fourstage.records.units import seconds as seconds_text
 from fourstage.stages import STAGES, SampleRecord
 from fourstage.stats.intervals import measurement_half_width
 from fourstage.stats.outliers import outliers
-from fourstage.stats.trends import drift, regression
-from fourstage.trust.audits import Audits
+from fourstage.stats.trends import Drift, drift, regression
+from fourstage.trust.audits import CACHED_BELOW, OBSERVED_ABOVE, Audits
 from fourstage.trust.roofline import Shares
 
 Mask = NDArray[np.bool_]
@@ -42,11 +44,13 @@ UNACCOUNTED_LIMIT = 0.03  # share of end to end that no stage accounts for, medi
 DRIFT_LIMIT = 0.03  # change of time from first to last sample
 TRUNCATED_LIMIT = 0.10  # share of answers that max_new_tokens ended
 OUTLIER_LIMIT = 0.05  # share of samples far outside
-OBSERVER_WARN, OBSERVER_FAIL = 0.01, 0.05  # what measuring may cost of the end-to-end time
-CACHING_LIMIT = 0.80  # a repeated sample's time against a perturbed copy's
+DRIFT_CERTAIN, DRIFT_LIKELY = 0.999, 0.95  # levels at which a drift fails and warns
+OBSERVER_WARN = 0.01  # what measuring may cost of the end-to-end time; OBSERVED_ABOVE fails
 FLOOR_LIMIT = 1.10  # the peaks are measured too, within some percent
 COLD_LIMIT = 0.01  # share of a sample's files that may be left in the page cache, or out of it
 BUSY_LIMIT = 0.20  # share of all processors that others used just before
+DTYPES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+TOO_BUSY = "the machine is too busy to tell"
 EXPLAINED_LIMIT = 0.25  # token count's price by regression against the steps' own
 
 
@@ -112,6 +116,9 @@ class Expected:
     io: str = "as_is"  # what the page cache was to hold: "cold", "warm"
     target_half_width: float | None = None  # of the mean total, as a share
     cached_stages: tuple[str, ...] = ()  # that the run's cache was to serve
+    seed: int | None = None  # of the run, from which each sample's is derived; None: not known
+    end_ids: tuple[int, ...] = ()  # tokens that end an answer; none: not known
+    parameters: tuple[str, ...] = ()  # how loaded parts differ from what was asked for, before and after the run
 
 
 @dataclass(frozen=True)
@@ -131,6 +138,8 @@ class Evidence:
     shares: Shares | None = None
     warm_up: Mapping[str, WarmUp] = field(default_factory=dict)  # by shape of input
     busy: float | None = None  # share of all processors that others used just before the measurement
+    listed: tuple[str, ...] | None = None  # keys of the dataset, read again; None: not read
+    no_listed: str = "the dataset was not read again"
     no_shares: str = "the device's peaks were not measured"
 
     @classmethod
@@ -287,6 +296,43 @@ def staged_equals_own(evidence: Evidence) -> Check:
     )
 
 
+def answers_repeat(evidence: Evidence) -> Check:
+    """Measured answers are those of the model's own generate(), on files read anew by other code."""
+    sentence = "measured answers are the model's own, on their sample's files read anew"
+    if evidence.audits is None:
+        return _not_possible("answers_repeat", sentence, evidence.no_audits)
+    found = evidence.audits.again
+    left_out = first_few(found.left_out, NAMED, separator="; ")
+    if not found.answers and not found.faults:
+        return _not_possible("answers_repeat", sentence, left_out or "no measured answer could be made again")
+    detail = "; ".join(filter(None, (_names(found.faults), left_out and f"left out: {left_out}")))
+    return faults_found("answers_repeat", sentence, len(found.faults), detail or f"{found.answers} answers")
+
+
+def plan_is_dataset(evidence: Evidence) -> Check:
+    """The samples that were planned are those of the dataset's own file, none left out or replaced."""
+    sentence = "the samples that were planned are those that the dataset lists"
+    if evidence.listed is None:
+        return _not_possible("plan_is_dataset", sentence, evidence.no_listed)
+    planned, listed = dict.fromkeys(key for key, _ in evidence.planned), dict.fromkeys(evidence.listed)
+    missing, other = [key for key in listed if key not in planned], [key for key in planned if key not in listed]
+    detail = "; ".join(
+        f"{word} {_names(keys)}" for word, keys in (("not planned", missing), ("not in the dataset", other)) if keys
+    )
+    return faults_found("plan_is_dataset", sentence, len(missing) + len(other), detail)
+
+
+def operations_counted(evidence: Evidence) -> Check:
+    """What torch counts in a sample's stages is what the model's shapes and the sample's sizes ask for."""
+    sentence = "encode, prefill and a decode step do the operations that the model's shapes ask for"
+    if evidence.audits is None:
+        return _not_possible("operations_counted", sentence, evidence.no_audits)
+    found = evidence.audits.operations
+    if not found.counted:
+        return _not_possible("operations_counted", sentence, found.why_not)
+    return faults_found("operations_counted", sentence, len(found.faults), _names(found.faults))
+
+
 def counts_are_the_ids(evidence: Evidence) -> Check:
     """Output tokens are the new ids, one decode step each after the first, and the text is theirs alone."""
     done, ids = evidence.done, evidence.done.ids
@@ -392,7 +438,10 @@ def context_held(evidence: Evidence) -> Check:
 
 
 def no_drift(evidence: Evidence) -> Check:
-    """Neither the robust slope over position nor one half against the other shows a change over the run."""
+    """A change over the run counts where it is relevant and its interval excludes zero; it fails where that is certain.
+
+    Noise that comes in bursts slopes by chance: the interval is widened by what neighbours have in common.
+    """
     sentence = "times do not drift over the run"
     done = evidence.done
     work = _without_length(done)
@@ -400,17 +449,39 @@ def no_drift(evidence: Evidence) -> Check:
     order = order[~np.isnan(work[order])]
     if len(order) < 8:
         return _not_possible("no_drift", sentence, f"{len(order)} samples, at least 8 are needed")
-    found = drift(done.position[order], work[order], clusters=done.key_codes[order])
-    # a change is believed where its interval is clear of zero: chance alone slopes too
-    low, high, change = found.low, found.high, found.change
-    beyond = change if low > 0 or high < 0 else 0.0
-    verdict: Verdict = "pass" if abs(beyond) <= DRIFT_LIMIT else "fail"
-    undetected = abs(change) > DRIFT_LIMIT and not beyond
+    position, seconds, keys = done.position[order], work[order], done.key_codes[order]
+    found = drift(position, seconds, clusters=keys, level=_level(DRIFT_CERTAIN, position, seconds))
+    change, relevant = found.change, abs(found.change) > DRIFT_LIMIT
+    certain = relevant and _excludes_zero(found)
+    if relevant and not certain:  # the interval of the next question
+        found = drift(position, seconds, clusters=keys, level=_level(DRIFT_LIKELY, position, seconds))
+    likely = relevant and not certain and _excludes_zero(found)
+    verdict: Verdict = "fail" if certain else "warn" if likely else "pass"
+    undetected = relevant and verdict == "pass"
     what = "from the first sample to the last" + (", which may be chance" if undetected else "")
     halves = f"second half / first half {found.halves.estimate:.3f}"
-    detail = f"change over the run {change:+.1%} [{low:+.1%}, {high:+.1%}], {halves}"
+    detail = f"change over the run {change:+.1%} [{found.low:+.1%}, {found.high:+.1%}], {halves}"
     relation: Relation = "" if undetected else "within"
     return Check("no_drift", sentence, verdict, change, DRIFT_LIMIT, detail, what, relation, "share")
+
+
+def _excludes_zero(found: Drift) -> bool:
+    return found.low > 0 or found.high < 0
+
+
+def _level(level: float, position: Ints, seconds: Floats) -> float:
+    """The level at which an interval for independent noise is one of `level` for noise whose neighbours agree.
+
+    The variance of a slope grows by 1 + 2 (r1 + r2 + r3), the correlations of neighbours about the line, of which
+    those below zero are left out (Hamed and Rao, Journal of Hydrology 204, 1998).
+    """
+    off = seconds - np.polyval(np.polyfit(position, seconds, 1), position)
+    off = np.clip(off, *np.percentile(off, [5, 95]))  # one outlier hides no correlation
+    square = float((off**2).sum())
+    near = [float((off[lag:] * off[:-lag]).sum()) / square for lag in (1, 2, 3)] if square > 0 else []
+    growth = min(1 + 2 * sum(r for r in near if r > 0), 4.0)
+    normal = NormalDist()
+    return 2 * normal.cdf(normal.inv_cdf((1 + level) / 2) * math.sqrt(growth)) - 1
 
 
 def no_caching(evidence: Evidence) -> Check:
@@ -423,12 +494,17 @@ def no_caching(evidence: Evidence) -> Check:
     ratios = {stage: ratio for stage, ratio in found.items() if stage not in asked}
     if not ratios:
         return _not_possible("no_caching", sentence, "no sample could be repeated")
-    stage, ratio = min(ratios.items(), key=lambda item: item[1].high)
-    verdict: Verdict = "pass" if ratio.high >= CACHING_LIMIT else "fail"
-    detail = f"{stage}: {ratio.estimate:.0%} [{ratio.low:.0%}, {ratio.high:.0%}]"
+    cached = {stage: ratio for stage, ratio in ratios.items() if ratio.side == "below"}
+    open_ = {stage: ratio for stage, ratio in ratios.items() if ratio.side is None}
+    stage, ratio = min((cached or open_ or ratios).items(), key=lambda item: item[1].interval.high)
+    share = ratio.interval
+    detail = f"{stage}: {share.estimate:.0%} [{share.low:.0%}, {share.high:.0%}], {share.n} pairs"
     detail += f"; {' and '.join(asked)} cached, as asked" if asked else ""
+    if open_ and not cached:
+        return _not_possible("no_caching", sentence, f"{TOO_BUSY}: {detail}")
+    verdict: Verdict = "fail" if cached else "pass"
     what = "of a fresh copy's time, at the upper end of the interval"
-    return Check("no_caching", sentence, verdict, ratio.high, CACHING_LIMIT, detail, what, "at least", "share")
+    return Check("no_caching", sentence, verdict, share.high, CACHED_BELOW, detail, what, "at least", "share")
 
 
 def little_observed(evidence: Evidence) -> Check:
@@ -439,10 +515,13 @@ def little_observed(evidence: Evidence) -> Check:
     ratio = evidence.audits.instrumented_against_bare
     if ratio is None:
         return _not_possible("little_observed", sentence, "no sample could be run both ways")
-    sure = ratio.low - 1
-    verdict: Verdict = "fail" if sure > OBSERVER_FAIL else "warn" if sure > OBSERVER_WARN else "pass"
-    limit = OBSERVER_FAIL if verdict == "fail" else OBSERVER_WARN
-    detail = f"{ratio.estimate - 1:+.1%} [{ratio.low - 1:+.1%}, {ratio.high - 1:+.1%}]"
+    longer = ratio.interval
+    detail = f"{longer.estimate - 1:+.1%} [{longer.low - 1:+.1%}, {longer.high - 1:+.1%}], {longer.n} pairs"
+    if ratio.side is None:
+        return _not_possible("little_observed", sentence, f"{TOO_BUSY}: {detail}")
+    sure = longer.low - 1
+    verdict: Verdict = "fail" if ratio.side == "above" else "warn" if sure > OBSERVER_WARN else "pass"
+    limit = OBSERVED_ABOVE - 1 if verdict == "fail" else OBSERVER_WARN
     what = "longer, at the lower end of the interval"
     return Check("little_observed", sentence, verdict, sure, limit, detail, what, "at most", "share")
 
@@ -485,11 +564,66 @@ def config_used(evidence: Evidence) -> Check:
             fixed & (tokens != expected.max_new_tokens),
             lambda i: f"{_key(done, i)}: {_count(tokens[i])} tokens, exactly {expected.max_new_tokens} asked for",
         ),
+        *_ended_early(evidence),
+        *map(_told, (_wrong_ends(evidence), _wrong_seeds(evidence), list(expected.parameters))),
     ]
-    if {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}[expected.precision] != expected.dtype:
+    if DTYPES[expected.precision] != expected.dtype:
         other = f"precision={expected.precision}, the model is {expected.dtype}"
         faults.insert(0, _Faults(np.ones(1, dtype=np.bool_), lambda _: other))
     return _any_fault(evidence, "config_used", "the settings that were composed are those that ran", faults)
+
+
+def _ended_early(evidence: Evidence) -> list[_Faults]:
+    """Answers that are said to have met the limit, and have fewer tokens; beams may have left some out."""
+    expected, done = evidence.expected, evidence.done
+    codes = [code for code, reason in enumerate(done.finish_reasons) if reason == "length"]
+    tokens = done.output_tokens
+    early = np.isin(done.finish_reason_codes, codes) & (tokens < expected.max_new_tokens)
+    if expected.stop == "fixed":  # any other number of tokens is a fault already
+        return []
+    return [
+        _Faults(
+            early,
+            lambda i: f"{_key(done, i)}: length ended it at {_count(tokens[i])} of {expected.max_new_tokens} tokens",
+        )
+    ]
+
+
+def _wrong_ends(evidence: Evidence) -> list[str]:
+    """Answers that are said to have ended by themselves, and have no end token at their end."""
+    ends = evidence.expected.end_ids
+    return [
+        f"{record.key}: finish reason stop, and its last token {record.output_ids[-1]} is no end token"
+        for record in evidence.sampled
+        if ends and record.ok and record.finish_reason == "stop" and record.output_ids
+        if record.output_ids[-1] not in ends
+    ]
+
+
+def _wrong_seeds(evidence: Evidence) -> list[str]:
+    """Records with another seed than the run's and the sample's give; a batch has that of one of its samples."""
+    if (run := evidence.expected.seed) is None:
+        return []
+    sampled = [record for record in evidence.sampled if record.ok]
+    own = [sample_seed(run, record.key, record.repeat) for record in sampled]
+    every = set(own)
+    return [
+        f"{record.key}: seed {record.seed}, seed={run} gives {seed}"
+        for record, seed in zip(sampled, own, strict=True)
+        if record.seed != seed and (record.batch_size == 1 or record.seed not in every)
+    ]
+
+
+def values_finite(evidence: Evidence) -> Check:
+    """No features or logits are NaN or infinite, in samples with suspicious answers first."""
+    sentence = "features, first and last logits of audited samples are finite"
+    if evidence.audits is None:
+        return _not_possible("values_finite", sentence, evidence.no_audits)
+    found = evidence.audits.finite
+    if not found.samples:
+        return _not_possible("values_finite", sentence, "no audited sample has features or logits that can be seen")
+    detail = "; ".join((*found.faults[:NAMED], *found.suspicious[:NAMED]))
+    return faults_found("values_finite", sentence, len(found.faults), detail)
 
 
 def io_held(evidence: Evidence) -> Check:
@@ -551,10 +685,13 @@ def machine_quiet(evidence: Evidence) -> Check:
 CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     something_succeeded,
     as_planned,
+    plan_is_dataset,
     stages_measured,
     stages_close,
     vision_runs_once,
     staged_equals_own,
+    answers_repeat,
+    operations_counted,
     counts_are_the_ids,
     tokens_explain_time,
     nothing_impossible,
@@ -565,6 +702,7 @@ CHECKS: tuple[Callable[[Evidence], Check], ...] = (
     little_observed,
     outliers_named,
     config_used,
+    values_finite,
     io_held,
     warmed_up,
     precise_enough,
@@ -578,6 +716,10 @@ class _Faults:
 
     where: Mask
     tell: Callable[[int], str]
+
+
+def _told(texts: Sequence[str]) -> _Faults:
+    return _Faults(np.ones(len(texts), dtype=np.bool_), lambda i: texts[i])
 
 
 def _any_fault(evidence: Evidence, name: str, sentence: str, kinds: Sequence[_Faults], seen: str = "") -> Check:

@@ -70,7 +70,7 @@ def prefill_cost(shapes: Shapes, rows: int, batch: int = 1) -> Cost:
     pairs = rows * (rows + 1) // 2
     flops = 2 * (
         rows * language.layers * language.layer_matrices
-        + language.layers * _attention(language, pairs)
+        + language.layers * attention_products(language, pairs)
         + language.vocab * language.hidden
     )
     moved = rows * (language.hidden * shapes.bytes_per_value + shapes.kv_bytes_per_token)
@@ -86,7 +86,7 @@ def decode_step_cost(shapes: Shapes, context: int, batch: int = 1) -> Cost:
     """
     language = shapes.language
     flops = 2 * (
-        language.layers * (language.layer_matrices + _attention(language, context + 1))
+        language.layers * (language.layer_matrices + attention_products(language, context + 1))
         + language.vocab * language.hidden
     )
     return Cost(
@@ -95,7 +95,7 @@ def decode_step_cost(shapes: Shapes, context: int, batch: int = 1) -> Cost:
     )
 
 
-def _attention(language: LanguageModel, pairs: int) -> int:
+def attention_products(language: LanguageModel, pairs: int) -> int:
     """Multiply-adds of one layer's two products of attention on pairs of a query and a key."""
     return 2 * pairs * language.heads * language.head_dim
 

@@ -1,0 +1,191 @@
+"""Measured answers, made again: the files are read by the plainest code there is, the model's own `generate()` answers.
+
+Nothing is shared with stage 1 but the dataset's entry: frames are all decoded and chosen by their index, pictures are
+opened by Pillow, events are drawn one by one. What this plain code does not cover, such as a rotated clip or a record
+with notes, is left out and counted as such.
+
+    found = answer_again(pipeline, samples, records, config.sampling, timing.device, precision="fp32")
+    found.faults      # ("b.npy: token 3 of 12 is 17, the model's own generate() gives 240",)
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fourstage.data.events import read_events
+from fourstage.measure.clock import Device
+from fourstage.stages import Inputs, Media, Pipeline, Sample, SampleRecord, Sampling
+from fourstage.trust.finite import logits_of
+
+TOKENS = 64  # of an answer, from its start, where not all answers are made again
+NEAR = {"fp32": 1e-4, "bf16": 2**-6, "fp16": 2**-9}  # of the largest logit: tokens so close are a tie of rounding
+
+
+@dataclass(frozen=True)
+class Again:
+    """What was found."""
+
+    answers: int = 0  # that were made again
+    faults: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()  # with the reason
+    asked: int | None = 0  # None: all
+
+
+def answer_again(
+    pipeline: Pipeline,
+    samples: Mapping[str, Sample],
+    questions: Mapping[str, str],
+    records: Sequence[SampleRecord],
+    sampling: Sampling,
+    device: Device,
+    precision: str,
+    asked: int | None,
+) -> Again:
+    """Make `asked` of the measured answers again (None: one of every sample), evenly spread, with the last one."""
+    once = list({record.key: record for record in records if record.ok and record.role == "sample"}.values())
+    number = len(once) if asked is None else min(asked, len(once))
+    chosen = [once[-1 - i * len(once) // number] for i in range(number)]
+    if asked is not None and sampling.num_beams == 1:  # beams choose the whole answer, others go token by token
+        sampling = replace(sampling, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
+        chosen = [replace(record, output_ids=record.output_ids[:TOKENS]) for record in chosen]
+    faults, left_out, answers = list[str](), list[str](), 0
+    for record in chosen:
+        if (sample := samples.get(record.key)) is None:
+            faults.append(f"{record.key}: the dataset has no such sample")
+            continue
+        try:
+            images = plain_images(sample, record, getattr(pipeline, "settings", None))
+        except _NotCoveredError as reason:
+            left_out.append(f"{record.key}: {reason}")
+            continue
+        media = Media(images, record.source or "", tuple(range(len(images))), len(images), 0)
+        inputs = pipeline.preprocess([media], [questions[record.key]])
+        if record.batch_size > 1 and (not sampling.greedy or sampling.num_beams > 1):
+            left_out.append(f"{record.key}: a batch's sampling and beams are not those of one sample")
+            continue
+        device.seed(record.seed)
+        (own,) = pipeline.unstaged(inputs, sampling)
+        answers += 1
+        if own != record.output_ids and not _near_tie(pipeline, inputs, sampling, own, record, precision):
+            faults.append(_difference(own, record))
+    return Again(answers, tuple(faults), tuple(left_out), asked)
+
+
+class _NotCoveredError(Exception):
+    """The plain code cannot read this sample as it should be."""
+
+
+def plain_images(sample: Sample, record: SampleRecord, settings: Any) -> tuple[Any, ...]:
+    """The images [height, width, 3] that the model should have seen, by the entry and the settings alone."""
+    if record.notes:
+        raise _NotCoveredError(f"noted: {record.notes[0]}")
+    count = int(getattr(settings, "image_count", record.images or 1))
+    rule = getattr(settings, "frame_rule", "linspace")
+    if record.source == "png":
+        return tuple(_picture(sample.root / "event_image" / name) for name in sample.event_image)
+    if record.source == "npy":
+        return _drawn(sample.root / "event_npy" / str(sample.event_data), count)
+    if record.source == "mp4":
+        events = getattr(settings, "mp4_folder", None) == "event_mp4"
+        of_events = sample.root / "event_mp4" / Path(str(sample.event_data)).with_suffix(".mp4")
+        frames = _frames(of_events if events else sample.root / "mp4" / (sample.mp4_data or f"{sample.video_data}.mp4"))
+        return tuple(frames[i].to_ndarray(format="rgb24") for i in _positions(len(frames), count, rule))
+    folder = sample.root / "video" / str(sample.video_data)
+    if record.source != "images" or not folder.is_dir():
+        raise _NotCoveredError(f"no plain way to read source {record.source}")
+    pictures = sorted(
+        (path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.name[0] != "."),
+        key=_number,
+    )
+    return tuple(_picture(pictures[i]) for i in _positions(len(pictures), count, rule))
+
+
+def _positions(total: int, count: int, rule: str) -> list[int]:
+    if rule == "linspace":
+        return [i * (total - 1) // max(count - 1, 1) for i in range(count)]
+    if total < count:
+        raise _NotCoveredError("a clip shorter than its frames")
+    return [int(i * (total / count)) for i in range(count)] if rule == "arange" else list(range(count))
+
+
+def _number(path: Path) -> int:
+    numbers = re.findall(r"\d+", path.stem)
+    if len(numbers) != 1:
+        raise _NotCoveredError(f"{path.name} has {len(numbers)} numbers")
+    return int(numbers[0])
+
+
+def _frames(path: Path) -> list[Any]:
+    """Every frame of the clip, decoded."""
+    import av
+
+    if not path.is_file():
+        raise _NotCoveredError(f"{path.name} is not where the entry says")
+    with av.open(str(path)) as container:
+        frames: list[Any] = list(container.decode(video=0))
+        if any(getattr(frame, "rotation", 0) for frame in frames):
+            raise _NotCoveredError("a rotated clip")
+        return frames
+
+
+def _picture(path: Path) -> Any:
+    from PIL import Image, ImageOps
+
+    if not path.is_file():
+        raise _NotCoveredError(f"{path.name} is not where the entry says")
+    with Image.open(path) as image:
+        if image.mode not in ("RGB", "L"):
+            raise _NotCoveredError(f"a picture of mode {image.mode}")
+        return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+
+
+def _drawn(path: Path, count: int) -> tuple[Any, ...]:
+    """One picture of each slice of the events, dot by dot: 0 is blue, else red, on white."""
+    if not path.is_file():
+        raise _NotCoveredError(f"{path.name} is not where the entry says")
+    events = read_events(path)
+    dots = list(zip(events.x.tolist(), events.y.tolist(), events.p.tolist(), strict=True))
+    each, pictures = len(dots) // count, []
+    for number in range(count):
+        part = dots[number * each : (number + 1) * each if number < count - 1 else None]
+        height, width = (int(max(dot[axis] for dot in part)) + 1 for axis in (1, 0))
+        picture = np.full((height, width, 3), 255, dtype=np.uint8)
+        for x, y, p in part:
+            picture[int(y), int(x)] = (255, 0, 0) if p else (0, 0, 255)
+        pictures.append(picture)
+    return tuple(pictures)
+
+
+def _first_difference(own: Sequence[int], measured: Sequence[int]) -> int:
+    pairs = enumerate(zip(own, measured, strict=False))
+    return next((i for i, (one, other) in pairs if one != other), min(len(own), len(measured)))
+
+
+def _near_tie(
+    pipeline: Pipeline, inputs: Inputs, sampling: Sampling, own: Sequence[int], record: SampleRecord, precision: str
+) -> bool:
+    """Whether both tokens where the answers part had nearly the same logit: in 16 bits or a batch rounding decides."""
+    if not sampling.greedy or sampling.num_beams > 1 or (precision == "fp32" and record.batch_size == 1):
+        return False
+    at = _first_difference(own, record.output_ids)
+    if at >= min(len(own), len(record.output_ids)):
+        return False
+    with logits_of(pipeline) as found:
+        pipeline.unstaged(inputs, replace(sampling, max_new_tokens=at + 1))
+    if "last" not in found:
+        return False
+    logits = found["last"].reshape(-1, found["last"].shape[-1])[-1].float()
+    gap = float((logits[own[at]] - logits[record.output_ids[at]]).abs())
+    return gap <= NEAR[precision] * float(logits.abs().max())
+
+
+def _difference(own: Sequence[int], record: SampleRecord) -> str:
+    at, measured = _first_difference(own, record.output_ids), record.output_ids
+    theirs, ours = (str(ids[at]) if at < len(ids) else "none" for ids in (own, measured))
+    return f"{record.key}: token {at + 1} of {len(measured)} is {ours}, the model's own generate() gives {theirs}"
