@@ -55,6 +55,10 @@ NOT_IN_A_FILE = {
     "warmed_up": "the file does not say whether there was a warm-up",
     "precise_enough": "nothing was asked for",
     "machine_quiet": "the file does not say what else ran",
+    "answers_repeat": "the model is not here to answer again",
+    "plan_is_dataset": "the file does not say which dataset it is of",
+    "operations_counted": "the model is not here to count",
+    "values_finite": "the model is not here to look into",
 }
 
 # what a run would have been composed of; the checks that look at it are not possible on a file
