@@ -48,7 +48,7 @@ def test_a_run_leaves_everything_that_the_design_names(model: str, run: Run, sto
     assert facts.metrics["output_tokens.mean"] == 6
     assert facts.metrics["truncated_share"] == 1
     medians = sorted(record.tpot_ms or 0 for record in records(store, facts))
-    assert facts.metrics["tpot_ms"] == pytest.approx(medians[1])  # the run's, not the last sample's
+    assert facts.metrics["tpot_ms"] == pytest.approx(medians[1], rel=5e-4)  # the run's, not the last sample's
     assert facts.metrics["load_model_s"] > 0
     assert facts.metrics["peak_memory_bytes"] > 0
     for tag in (
