@@ -17,6 +17,7 @@ It leaves out beams, and models whose mathematics differs (see `llama.check`).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from torch import Tensor, nn
 
 from fourstage.engines import llama, llama_kernels
 from fourstage.engines.choosing import choose
+from fourstage.engines.clip import fused_layers
 from fourstage.stages import MeasurementError, Sampling, UserError
 
 AHEAD = 2  # steps on the device or in its queue: one runs, one waits; after an end token one step is wasted
@@ -142,8 +144,8 @@ class GraphEngine:
             steps = forced_ids.shape[1]
             rows, padded = self._begin(inputs_embeds, attention_mask, steps, (), 0)
             forced = forced_ids.to(self.weights.device)
+            graph = self._forced_graph(rows)  # before the prefill: a capture writes to the first slots
             found = [self._prefill(rows, inputs_embeds, padded).cpu()]
-            graph = self._forced_graph(rows)
             for i in range(steps - 1):
                 self._put(rows, forced[:, i])
                 if graph is None:
@@ -399,12 +401,16 @@ class _Answer:
 class Captured:
     """A module's forward as CUDA graphs, one per shape of its input, in inference mode; without CUDA the module itself.
 
-    For parts whose work depends on shapes alone, as a vision tower and its projector. The module's hooks run at
-    capture only. Each call returns a tensor of its own.
+    For parts whose work depends on shapes alone, as a vision tower and its projector. The CLIP layers inside `tower`
+    (default: `module`, where it is one) are captured as fused kernels (`clip.py`). The module's hooks run at capture
+    only, so calls of the tower are counted by whoever calls this. Each call returns a tensor of its own.
     """
 
-    def __init__(self, module: Callable[[Tensor], Tensor], example: Tensor):
+    def __init__(self, module: Callable[[Tensor], Tensor], example: Tensor, tower: nn.Module | None = None):
         self.module = module
+        self.tower = tower if tower is not None else module if isinstance(module, nn.Module) else None
+        self.fused_layers = 0  # transformer layers of the tower that run as fused kernels
+        self.extra_bytes = 0  # weights held besides the module's own
         self.graph_pool_bytes = 0
         self._graphs: dict[Hashable, tuple[Any, Tensor, Tensor]] = {}
         self.captured = example.is_cuda
@@ -427,15 +433,19 @@ class Captured:
         given = x.clone()
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            for _ in range(3):
-                self.module(given)
-        torch.cuda.current_stream(x.device).wait_stream(stream)
-        torch.cuda.synchronize(x.device)
-        before = torch.cuda.memory_reserved(x.device)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=stream):
-            out = self.module(given)
+        fusing = contextlib.nullcontext() if self.tower is None or _triton_missing() else fused_layers(self.tower)
+        with fusing as found:
+            if found is not None:
+                self.fused_layers, self.extra_bytes = found
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    self.module(given)
+            torch.cuda.current_stream(x.device).wait_stream(stream)
+            torch.cuda.synchronize(x.device)
+            before = torch.cuda.memory_reserved(x.device)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, stream=stream):
+                out = self.module(given)
         self.graph_pool_bytes += max(0, torch.cuda.memory_reserved(x.device) - before)
         return graph, given, out
 
@@ -450,9 +460,9 @@ class Captured:
             torch.cuda.empty_cache()
 
 
-def captured(module: Callable[[Tensor], Tensor], example: Tensor) -> Captured:
-    """`module` as a CUDA graph of its forward on tensors shaped like `example`."""
-    return Captured(module, example)
+def captured(module: Callable[[Tensor], Tensor], example: Tensor, tower: nn.Module | None = None) -> Captured:
+    """`module` as a CUDA graph of its forward on tensors shaped like `example`; see `Captured`."""
+    return Captured(module, example, tower)
 
 
 _engines: WeakKeyDictionary[nn.Module, GraphEngine] = WeakKeyDictionary()  # an engine does not hold its model

@@ -146,6 +146,26 @@ def _matvecs(
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _folded(b1, b2, bv, inside, r1, r2, top, mass, acc, GROUP: tl.constexpr):
+    # one more tile of keys and values into the running softmax (in powers of 2)
+    if GROUP > 1:
+        score = tl.dot(r1.to(b1.dtype), tl.trans(b1))
+        score = tl.dot(r2.to(b2.dtype), tl.trans(b2), score)
+    else:
+        score = tl.sum(b1.to(tl.float32) * r1 + b2.to(tl.float32) * r2, 1)[None, :]
+    score = tl.where(inside[None, :], score, -1e30)
+    higher = tl.maximum(top, tl.max(score, 1))
+    p = tl.where(inside[None, :], tl.exp2(score - higher[:, None]), 0.0)
+    fade = tl.exp2(top - higher)
+    mass = mass * fade + tl.sum(p, 1)
+    if GROUP > 1:
+        acc = tl.dot(p.to(bv.dtype), bv, acc * fade[:, None])
+    else:
+        acc = acc * fade[:, None] + tl.sum(tl.trans(p) * bv.to(tl.float32), 0)[None, :]
+    return higher, mass, acc
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _attention(
     qkv, keys, values, cos, sin, length, start, alive, out, best, total, mixed, tickets, scale,
     T, HEADS: tl.constexpr, GROUP: tl.constexpr, KV: tl.constexpr, HALF: tl.constexpr,
@@ -162,7 +182,19 @@ def _attention(
     half = tl.arange(0, HALF)
     full = tl.arange(0, 2 * HALF)
     group = tl.arange(0, GP)
+    times = tl.arange(0, BT)
     in_group = group < GROUP
+    chunk = tl.cdiv(tl.cdiv(used - begin, SPLITS), 16) * 16
+    low = begin + split * chunk
+    high = tl.minimum(low + chunk, used)
+    cache = (b * KV + head).to(tl.int64) * T * 2 * HALF
+    keys_here = keys + cache + times[:, None] * 2 * HALF + half[None, :]
+    values_here = values + cache + times[:, None] * 2 * HALF + full[None, :]
+    # earlier tokens' keys and values do not depend on the kernel before: the first tile is fetched meanwhile
+    inside = low + times < high
+    b1 = tl.load(keys_here + low * 2 * HALF, mask=inside[:, None], other=0.0)
+    b2 = tl.load(keys_here + low * 2 * HALF + HALF, mask=inside[:, None], other=0.0)
+    bv = tl.load(values_here + low * 2 * HALF, mask=inside[:, None], other=0.0)
     c = tl.load(cos + (used - begin) * HALF + half)
     s = tl.load(sin + (used - begin) * HALF + half)
     if PDL:
@@ -172,9 +204,8 @@ def _attention(
     q = row + (head * GROUP + group)[:, None] * 2 * HALF + half[None, :]
     q1 = tl.load(q, mask=in_group[:, None], other=0.0)
     q2 = tl.load(q + HALF, mask=in_group[:, None], other=0.0)
-    r1 = (q1 * c[None, :] - q2 * s[None, :]) * (scale * 1.4426950408889634)  # exp2 below
+    r1 = (q1 * c[None, :] - q2 * s[None, :]) * (scale * 1.4426950408889634)  # powers of 2 below
     r2 = (q2 * c[None, :] + q1 * s[None, :]) * (scale * 1.4426950408889634)
-    cache = (b * KV + head).to(tl.int64) * T * 2 * HALF
     top = tl.full([GP], -1e30, tl.float32)
     mass = tl.zeros([GP], tl.float32)
     acc = tl.zeros([GP, 2 * HALF], tl.float32)
@@ -192,34 +223,13 @@ def _attention(
         top = tl.sum(r1 * new1.to(tl.float32)[None, :] + r2 * new2.to(tl.float32)[None, :], 1)
         mass = tl.full([GP], 1.0, tl.float32)
         acc += v.to(tl.float32)[None, :]
-    chunk = tl.cdiv(tl.cdiv(used - begin, SPLITS), BT) * BT
-    low = begin + split * chunk
-    high = tl.minimum(low + chunk, used)
-    times = tl.arange(0, BT)
-    if GROUP > 1:
-        r1 = r1.to(keys.dtype.element_ty)
-        r2 = r2.to(keys.dtype.element_ty)
-    for t in tl.range(low, high, BT, num_stages=STAGES):
+    top, mass, acc = _folded(b1, b2, bv, inside, r1, r2, top, mass, acc, GROUP)
+    for t in tl.range(low + BT, high, BT, num_stages=STAGES):
         inside = t + times < high
-        at = keys + cache + (t + times)[:, None] * 2 * HALF + half[None, :]
-        b1 = tl.load(at, mask=inside[:, None], other=0.0)
-        b2 = tl.load(at + HALF, mask=inside[:, None], other=0.0)
-        bv = tl.load(values + cache + (t + times)[:, None] * 2 * HALF + full[None, :], mask=inside[:, None], other=0.0)
-        if GROUP > 1:
-            score = tl.dot(r1, tl.trans(b1))
-            score = tl.dot(r2, tl.trans(b2), score)
-        else:
-            score = tl.sum(b1.to(tl.float32) * r1 + b2.to(tl.float32) * r2, 1)[None, :]
-        score = tl.where(inside[None, :], score, -1e30)
-        higher = tl.maximum(top, tl.max(score, 1))
-        p = tl.where(inside[None, :], tl.exp2(score - higher[:, None]), 0.0)
-        fade = tl.exp2(top - higher)
-        mass = mass * fade + tl.sum(p, 1)
-        if GROUP > 1:
-            acc = tl.dot(p.to(values.dtype.element_ty), bv, acc * fade[:, None])
-        else:
-            acc = acc * fade[:, None] + tl.sum(tl.trans(p) * bv.to(tl.float32), 0)[None, :]
-        top = higher
+        b1 = tl.load(keys_here + t * 2 * HALF, mask=inside[:, None], other=0.0)
+        b2 = tl.load(keys_here + t * 2 * HALF + HALF, mask=inside[:, None], other=0.0)
+        bv = tl.load(values_here + t * 2 * HALF, mask=inside[:, None], other=0.0)
+        top, mass, acc = _folded(b1, b2, bv, inside, r1, r2, top, mass, acc, GROUP)
     heads = b * HEADS + head * GROUP + group
     place = heads * SPLITS + split
     tl.store(best + place, top, mask=in_group)
@@ -299,31 +309,32 @@ def _advance(
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _rotate_and_store(
     qkv, cos, sin, start, query, keys, values, S, T,
-    HEADS: tl.constexpr, KV: tl.constexpr, HALF: tl.constexpr,
+    HEADS: tl.constexpr, KV: tl.constexpr, HALF: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    # prefill: one token's q, k, v [H + 2 KV, D] → rotated query [B, H, S, D], key and value in the cache
-    b = tl.program_id(0) // S
-    t = tl.program_id(0) % S
-    position = tl.maximum(t - tl.load(start + b), 0)
-    half = tl.arange(0, HALF)
-    c = tl.load(cos + position * HALF + half)
-    s = tl.load(sin + position * HALF + half)
-    row = qkv + tl.program_id(0).to(tl.int64) * (HEADS + 2 * KV) * 2 * HALF
-    for h in range(HEADS + 2 * KV):
-        x1 = tl.load(row + h * 2 * HALF + half).to(tl.float32)
-        x2 = tl.load(row + h * 2 * HALF + HALF + half).to(tl.float32)
-        if h < HEADS:
-            at = query + ((b * HEADS + h).to(tl.int64) * S + t) * 2 * HALF + half
-            tl.store(at, (x1 * c - x2 * s).to(query.dtype.element_ty))
-            tl.store(at + HALF, (x2 * c + x1 * s).to(query.dtype.element_ty))
-        elif h < HEADS + KV:
-            at = keys + ((b * KV + h - HEADS).to(tl.int64) * T + t) * 2 * HALF + half
-            tl.store(at, (x1 * c - x2 * s).to(keys.dtype.element_ty))
-            tl.store(at + HALF, (x2 * c + x1 * s).to(keys.dtype.element_ty))
-        else:
-            at = values + ((b * KV + h - HEADS - KV).to(tl.int64) * T + t) * 2 * HALF + half
-            tl.store(at, x1.to(values.dtype.element_ty))
-            tl.store(at + HALF, x2.to(values.dtype.element_ty))
+    # prefill: some tokens' q, k or v of one head → rotated query [B, H, S, D], or key and value in the cache
+    h = tl.program_id(1)
+    b = tl.program_id(2)
+    times = tl.program_id(0) * BT + tl.arange(0, BT)
+    kept = (times < S)[:, None]
+    half = tl.arange(0, HALF)[None, :]
+    position = tl.maximum(times - tl.load(start + b), 0)[:, None]
+    c = tl.load(cos + position * HALF + half, mask=kept, other=0.0)
+    s = tl.load(sin + position * HALF + half, mask=kept, other=0.0)
+    row = qkv + (b * S + times).to(tl.int64)[:, None] * (HEADS + 2 * KV) * 2 * HALF + h * 2 * HALF + half
+    x1 = tl.load(row, mask=kept, other=0.0).to(tl.float32)
+    x2 = tl.load(row + HALF, mask=kept, other=0.0).to(tl.float32)
+    if h < HEADS:
+        at = query + ((b * HEADS + h).to(tl.int64) * S + times)[:, None] * 2 * HALF + half
+        tl.store(at, (x1 * c - x2 * s).to(query.dtype.element_ty), mask=kept)
+        tl.store(at + HALF, (x2 * c + x1 * s).to(query.dtype.element_ty), mask=kept)
+    elif h < HEADS + KV:
+        at = keys + ((b * KV + h - HEADS).to(tl.int64) * T + times)[:, None] * 2 * HALF + half
+        tl.store(at, (x1 * c - x2 * s).to(keys.dtype.element_ty), mask=kept)
+        tl.store(at + HALF, (x2 * c + x1 * s).to(keys.dtype.element_ty), mask=kept)
+    else:
+        at = values + ((b * KV + h - HEADS - KV).to(tl.int64) * T + times)[:, None] * 2 * HALF + half
+        tl.store(at, x1.to(values.dtype.element_ty), mask=kept)
+        tl.store(at + HALF, x2.to(values.dtype.element_ty), mask=kept)
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
@@ -335,11 +346,39 @@ def _swiglu(gate_up, out, I, BLOCK: tl.constexpr):  # noqa: E741
     tl.store(out + row * I + cols, (gate * tl.sigmoid(gate) * up).to(out.dtype.element_ty), mask=cols < I)
 
 
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _layer_norm(
+    x, y, gain, shift, bias, base, out, eps, K: tl.constexpr, P: tl.constexpr, ADD: tl.constexpr
+):  # fmt: skip
+    # out = LayerNorm(x (+ y)); ADD: base = x + y + bias, to which the next product is added
+    cols = tl.arange(0, P)
+    kept = cols < K
+    at = tl.program_id(0).to(tl.int64) * K + cols
+    v = tl.load(x + at, mask=kept, other=0.0).to(tl.float32)
+    if ADD:
+        v += tl.load(y + at, mask=kept, other=0.0).to(tl.float32)
+        more = tl.load(bias + cols, mask=kept, other=0.0).to(tl.float32)
+        tl.store(base + at, (v + more).to(base.dtype.element_ty), mask=kept)
+    mean = tl.sum(v, 0) / K
+    v = tl.where(kept, v - mean, 0.0)
+    v *= tl.rsqrt(tl.sum(v * v, 0) / K + eps)
+    g = tl.load(gain + cols, mask=kept, other=0.0).to(tl.float32)
+    s = tl.load(shift + cols, mask=kept, other=0.0).to(tl.float32)
+    tl.store(out + at, (v * g + s).to(out.dtype.element_ty), mask=kept)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _quick_gelu(x, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    v = tl.load(x + at, mask=at < n, other=0.0).to(tl.float32)
+    tl.store(x + at, (v * tl.sigmoid(1.702 * v)).to(x.dtype.element_ty), mask=at < n)
+
+
 def tile_for(rows: int, cols: int, batch: int, gated: bool) -> Tile:
     """The tile that was fastest on Hopper (docs/engines.md); a choice by shape alone, so every process runs the same."""
     if batch > 1:
         return Tile(16 if gated else 32, 128, 4, 5)
-    return Tile(8 if gated else 16, 256, 4, 4)
+    return Tile(4, min(1024, triton.next_power_of_2(cols)), 4, 1 if cols > 8192 or rows <= 8192 else 3)
 
 
 def matvec(
@@ -395,7 +434,7 @@ def attention(
     pdl: bool = False,
     block: int = 64,
     warps: int = 4,
-    stages: int = 2,
+    stages: int = 1,
 ) -> None:
     """One token of attention [B, H * D]: rotary on qkv [B, (H + 2 KV) * D] fp32, new key and value into the cache.
 
@@ -456,8 +495,8 @@ def rotate_and_store(
     """Prefill's qkv [B * S, (H + 2 KV) * D] → rotated query [B, H, S, D], key and value in slots 0 .. S - 1."""
     batch, heads, rows, dim = query.shape
     _, kv, slots, _ = keys.shape
-    _rotate_and_store[(batch * rows,)](
-        qkv, cos, sin, start, query, keys, values, rows, slots, HEADS=heads, KV=kv, HALF=dim // 2, num_warps=2
+    _rotate_and_store[(triton.cdiv(rows, 32), heads + 2 * kv, batch)](
+        qkv, cos, sin, start, query, keys, values, rows, slots, HEADS=heads, KV=kv, HALF=dim // 2, BT=32, num_warps=4
     )
 
 
@@ -465,6 +504,28 @@ def swiglu(gate_up: Tensor, out: Tensor) -> None:
     """out [M, I] = silu(gate) * up of gate_up [M, 2 I]."""
     m, inner = out.shape
     _swiglu[(m, triton.cdiv(inner, 2048))](gate_up, out, inner, BLOCK=2048, num_warps=8)
+
+
+def layer_norm(x: Tensor, gain: Tensor, shift: Tensor, eps: float, out: Tensor) -> None:
+    """out [M, K] = LayerNorm of x [M, K]."""
+    m, k = x.shape
+    wide = triton.next_power_of_2(k)
+    _layer_norm[(m,)](x, x, gain, shift, gain, out, out, eps, K=k, P=wide, ADD=False, num_warps=4)
+
+
+def add_layer_norm(
+    x: Tensor, y: Tensor, gain: Tensor, shift: Tensor, bias: Tensor, eps: float, base: Tensor, out: Tensor
+) -> None:
+    """out [M, K] = LayerNorm of x + y, and base = x + y + bias: the residual of the product that follows."""
+    m, k = x.shape
+    _layer_norm[(m,)](
+        x, y, gain, shift, bias, base, out, eps, K=k, P=triton.next_power_of_2(k), ADD=True, num_warps=4
+    )
+
+
+def quick_gelu(x: Tensor) -> None:
+    """x = x * sigmoid(1.702 x), in place."""
+    _quick_gelu[(triton.cdiv(x.numel(), 4096),)](x, x.numel(), BLOCK=4096, num_warps=8)
 
 
 def launch(pdl: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from fourstage.engines.llama import Cache, LlamaWeights, attend, prompt_mask
 
-SPLITS = 8  # of a head's slots; more for few heads, so that all multiprocessors have work
+SPLITS = 16  # of a head's slots; more for few heads, so that all multiprocessors have work
 
 
 def covers(weights: LlamaWeights, batch: int) -> str | None:
@@ -52,7 +52,7 @@ class Buffers:
     def empty(cls, weights: LlamaWeights, batch: int) -> Buffers:
         make = partial(torch.zeros, device=weights.device)
         groups = batch * weights.kv_heads
-        splits = min(32, max(SPLITS, 256 // groups))
+        splits = min(32, max(SPLITS, 512 // groups))
         heads = (batch, weights.heads, splits)
         wide: Any = {"dtype": weights.dtype}
         return cls(
