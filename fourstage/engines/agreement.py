@@ -14,8 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-ROUNDINGS = {torch.float32: 64.0, torch.bfloat16: 4.0, torch.float16: 8.0}
-"""How many roundings of the largest logit a near-tie may be wide (docs/engines.md has what was measured)."""
+NOISE = {torch.float32: 1e-4, torch.bfloat16: 0.15, torch.float16: 0.03}
+"""The largest root-mean-square difference of logits, over their standard deviation, that rounding explains.
+
+32 layers of random weights in bf16 gave 0.07 beside fp32 in transformers' loop and 0.045 in the graph engine, and
+0.09 between the two (docs/engines.md); trained weights amplify less.
+"""
+WIDTH = 6.0  # root-mean-square differences that a near-tie may be wide: two tokens' errors, each of three
 
 
 @dataclass(frozen=True)
@@ -27,16 +32,18 @@ class Divergence:
     reference_id: int
     candidate_id: int
     margin: float  # by which the reference prefers its own token to the candidate's, in its logits
-    threshold: float  # the largest margin of a near-tie at this step
-    near_tie: bool
+    threshold: float  # the largest margin of a near-tie at this step, in logits
+    noise: float  # root-mean-square difference of the two engines' logits over the reference's standard deviation
+    near_tie: bool  # margin <= threshold, and noise no larger than rounding explains
 
 
 def first_divergence(reference: Tensor, candidate: Tensor, dtype: torch.dtype) -> Divergence | None:
     """The first difference of greedy choice between logits [B, steps, V] of two engines; None where there is none.
 
-    `dtype` is that of the models' weights. A margin of at most `ROUNDINGS[dtype]` spacings of `dtype` at the largest
-    logit's magnitude is a near-tie: bf16 4 * 2^-8, fp16 8 * 2^-11, fp32 64 * 2^-24, each times that magnitude.
-    Raises ValueError where the shapes differ or logits are not finite: then nothing can be said.
+    `dtype` is that of the models' weights. At the step that differs, the root-mean-square difference of the two
+    engines' logits over the vocabulary is their noise. A margin of at most `WIDTH` times the noise is a near-tie,
+    as long as the noise itself is at most `NOISE[dtype]` of the logits' standard deviation: an engine that computes
+    something else has much more. Raises ValueError where shapes differ or logits are not finite.
     """
     if reference.shape != candidate.shape or reference.ndim != 3:
         raise ValueError(
@@ -54,5 +61,7 @@ def first_divergence(reference: Tensor, candidate: Tensor, dtype: torch.dtype) -
     scores = reference[row, step]
     mine, other = int(first[row, step]), int(second[row, step])
     margin = float(scores[mine] - scores[other])
-    threshold = ROUNDINGS[dtype] * torch.finfo(dtype).eps / 2 * float(scores.abs().max())
-    return Divergence(step, row, mine, other, margin, threshold, margin <= threshold)
+    rms = float((candidate[row, step] - scores).pow(2).mean().sqrt())
+    noise = rms / max(float(scores.std()), torch.finfo(torch.float32).tiny)
+    near_tie = margin <= WIDTH * rms and noise <= NOISE[dtype]
+    return Divergence(step, row, mine, other, margin, WIDTH * rms, noise, near_tie)

@@ -5,7 +5,7 @@
 transformers' own layer takes twenty. The tower around the layers, what it returns and its hooks stay as they are.
 It covers bf16 and fp16 layers on CUDA with quick GELU; others run as they are.
 
-    with fused_layers(tower) as (layers, extra_bytes):
+    with fused_layers(tower) as layers:  # how many
         ...  # capture
 """
 
@@ -24,18 +24,19 @@ from fourstage.engines.llama import fused
 
 
 @contextmanager
-def fused_layers(tower: nn.Module) -> Iterator[tuple[int, int]]:
-    """Within it, the CLIP layers inside `tower` run as fused kernels; gives their number and the extra bytes."""
+def fused_layers(tower: nn.Module) -> Iterator[int]:
+    """Within it, the CLIP layers inside `tower` run as fused kernels; gives their number.
+
+    Queries, keys and values become one product whose weight and bias the layer's own parameters are views of.
+    """
     layers = [module for module in tower.modules() if covers(module)]
-    extra = 0
     for layer in layers:
         attention = layer.self_attn
         with torch.inference_mode(False), torch.no_grad():
             weight, bias = fused(attention.q_proj, attention.k_proj, attention.v_proj)
-        extra += 0 if bias is None else bias.nbytes
         layer.forward = partial(forward, layer, weight, bias)
     try:
-        yield len(layers), extra
+        yield len(layers)
     finally:
         for layer in layers:
             del layer.forward  # the class's own again

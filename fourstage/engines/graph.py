@@ -26,12 +26,16 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fourstage.engines import llama, llama_kernels
 from fourstage.engines.choosing import choose
 from fourstage.engines.clip import fused_layers
 from fourstage.stages import MeasurementError, Sampling, UserError
 
+ATTENTIONS = [
+    SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH,
+]  # fmt: skip
 AHEAD = 2  # steps on the device or in its queue: one runs, one waits; after an end token one step is wasted
 BUCKET = 512  # slots by which a cache grows; a longer prompt captures again
 MAX_ENDS = 8
@@ -45,10 +49,11 @@ class Report:
     kernels: str  # "triton" or "torch"
     why: str  # where kernels or capture are not the fastest there are: the reason; else ""
     dependent_launch: bool  # kernels start while their predecessors end
-    extra_bytes: int = 0  # weights held besides the model's own
+    extra_bytes: int = 0  # weights held besides the model's own: none, they are shared
     cache_bytes: int = 0  # keys, values and tables, all batch sizes
     buffer_bytes: int = 0  # other tensors that graphs hold
     graph_pool_bytes: int = 0  # reserved by capturing
+    prefill_captured: bool = False  # the last prefill ran as a CUDA graph
     captures: int = 0  # graphs captured so far; one that grows within a measurement was measured too
 
 
@@ -58,7 +63,15 @@ class _Rows:
 
     cache: llama.Cache
     buffers: llama_kernels.Buffers
-    graphs: dict[Hashable, Any] = field(default_factory=dict)
+    graphs: dict[Hashable, Any] = field(default_factory=dict)  # of steps, by the way of choosing
+    prefills: dict[int, Any] = field(default_factory=dict)  # of unpadded prompts, by their length
+
+    def release(self) -> None:
+        """Destroy the graphs; their memory is free once nothing refers to it."""
+        for graph, *_ in (*self.graphs.values(), *self.prefills.values()):
+            graph.reset()
+        self.graphs.clear()
+        self.prefills.clear()
 
 
 class GraphEngine:
@@ -97,18 +110,19 @@ class GraphEngine:
             kernels="triton" if triton else "torch",
             why=why,
             dependent_launch=triton and (hopper if dependent_launch is None else dependent_launch),
-            extra_bytes=sum(
-                bias.nbytes
-                for layer in self.weights.layers
-                for bias in (layer.qkv_bias, layer.gate_up_bias)
-                if bias is not None
-            ),
         )
 
-    def prepare(self, batch: int, slots: int, sampling: Sampling) -> None:
-        """Allocate and capture ahead of the first `generate`, for up to `slots` tokens of prompt and answer."""
+    def prepare(self, batch: int, slots: int, sampling: Sampling, prompts: Sequence[int] = ()) -> None:
+        """Allocate and capture ahead of the first `generate`, for up to `slots` tokens of prompt and answer.
+
+        `prompts`: lengths whose prefill is captured too, unpadded; a prefill of another length is launched kernel
+        by kernel, which takes the host some 10 ms at 7B.
+        """
         with torch.inference_mode():
-            self._graph(self._rows_for(batch, slots), sampling)
+            rows = self._rows_for(batch, slots)
+            self._graph(rows, sampling)
+            for length in dict.fromkeys(prompts):
+                self._capture_prefill(rows, length)
 
     def generate(
         self,
@@ -158,9 +172,7 @@ class GraphEngine:
     def close(self) -> None:
         """Release cache, buffers and graphs. The engine may be used again, and captures again."""
         for rows in self._rows.values():
-            for graph, _ in rows.graphs.values():
-                graph.reset()
-            rows.graphs.clear()
+            rows.release()
         self._rows.clear()
         self._pool = None
         self._count()
@@ -197,9 +209,7 @@ class GraphEngine:
         if found is not None and found.cache.slots >= slots:
             return found
         if found is not None:
-            for graph, _ in found.graphs.values():
-                graph.reset()
-            found.graphs.clear()
+            found.release()
             del self._rows[batch]
             del found
         with torch.inference_mode():
@@ -217,8 +227,25 @@ class GraphEngine:
         return self.report.kernels == "triton"
 
     def _prefill(self, rows: _Rows, embeds: Tensor, padded: bool) -> Tensor:
+        found = None if padded else rows.prefills.get(embeds.shape[1])
+        self.report.prefill_captured = found is not None
+        if found is not None:
+            graph, given, logits = found
+            given.copy_(embeds)
+            graph.replay()
+            return logits
         run = llama_kernels.prefill if self._triton else llama.prefill
         return run(self.weights, rows.cache, embeds, padded)
+
+    def _capture_prefill(self, rows: _Rows, length: int) -> None:
+        """Capture the prefill of an unpadded prompt of `length` rows."""
+        if not self.report.captured or length in rows.prefills:
+            return
+        weights = self.weights
+        given = torch.zeros(rows.cache.batch, length, weights.hidden, dtype=weights.dtype, device=weights.device)
+        rows.cache.start.zero_()
+        graph, logits = self._record(lambda: self._prefill(rows, given, padded=False))
+        rows.prefills[length] = (graph, given, logits)
 
     def _step(self, rows: _Rows, limit: int | None = None) -> Tensor:
         """Logits after the last token; uncaptured steps look at `limit` slots only."""
@@ -282,6 +309,16 @@ class GraphEngine:
         noise_before = noise.get_state()
         rows.cache.length.fill_(1)
         rows.cache.start.zero_()
+        graph, logits = self._record(run)
+        for tensor, value in zip(self._state(rows), kept, strict=True):
+            tensor.copy_(value)
+        noise.set_state(noise_before)  # or the first answer of a seed would differ from the second
+        rows.graphs[key] = (graph, logits)
+        return rows.graphs[key]
+
+    def _record(self, run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
+        """A graph of `run`, and the tensor that its replays write."""
+        device = self.weights.device
         stream = torch.cuda.Stream(device)
         stream.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(stream):
@@ -296,14 +333,10 @@ class GraphEngine:
         if self.generator is not None:
             graph.register_generator_state(self.generator)
         with torch.cuda.graph(graph, pool=self._pool, stream=stream):
-            logits = run()
+            out = run()
         self.report.graph_pool_bytes += max(0, torch.cuda.memory_reserved(device) - before)
         self.report.captures += 1
-        for tensor, value in zip(self._state(rows), kept, strict=True):
-            tensor.copy_(value)
-        noise.set_state(noise_before)  # or the first answer of a seed would differ from the second
-        rows.graphs[key] = (graph, logits)
-        return rows.graphs[key]
+        return graph, out
 
     def _state(self, rows: _Rows) -> list[Tensor]:
         b, cache = rows.buffers, rows.cache
@@ -410,7 +443,6 @@ class Captured:
         self.module = module
         self.tower = tower if tower is not None else module if isinstance(module, nn.Module) else None
         self.fused_layers = 0  # transformer layers of the tower that run as fused kernels
-        self.extra_bytes = 0  # weights held besides the module's own
         self.graph_pool_bytes = 0
         self._graphs: dict[Hashable, tuple[Any, Tensor, Tensor]] = {}
         self.captured = example.is_cuda
@@ -434,9 +466,9 @@ class Captured:
         stream = torch.cuda.Stream(x.device)
         stream.wait_stream(torch.cuda.current_stream(x.device))
         fusing = contextlib.nullcontext() if self.tower is None or _triton_missing() else fused_layers(self.tower)
-        with fusing as found:
-            if found is not None:
-                self.fused_layers, self.extra_bytes = found
+        # cuDNN's attention is the fastest here, and its plan for a new shape is made once, at capture
+        with fusing as found, sdpa_kernel(ATTENTIONS, set_priority=True):
+            self.fused_layers = found or 0
             with torch.cuda.stream(stream):
                 for _ in range(3):
                     self.module(given)

@@ -111,12 +111,17 @@ def _matvecs(
     batch = tl.arange(0, 16)
     tile = weight + tl.minimum(rows, n - 1).to(tl.int64)[:, None] * K + cols[None, :]
     above = tile + n.to(tl.int64) * K
+    first = tl.load(tile, mask=(cols < K)[None, :], other=0.0, eviction_policy="evict_first")
+    if GLU:
+        first_up = tl.load(above, mask=(cols < K)[None, :], other=0.0, eviction_policy="evict_first")
     if PDL:
         gdc_launch_dependents()
         gdc_wait()
-    total = tl.zeros([16, BN], tl.float32)
-    total_up = tl.zeros([16, BN], tl.float32)
-    for k in tl.range(0, K, BK, num_stages=STAGES):
+    part = tl.load(x + batch[:, None] * K + cols[None, :], mask=(batch < B)[:, None] & (cols < K)[None, :], other=0.0)
+    total = tl.dot(part, tl.trans(first))
+    if GLU:
+        total_up = tl.dot(part, tl.trans(first_up))
+    for k in tl.range(BK, K, BK, num_stages=STAGES):
         inside = k + cols < K
         part = tl.load(x + batch[:, None] * K + k + cols[None, :], mask=(batch < B)[:, None] & inside[None, :], other=0.0)
         if K % BK == 0:
@@ -169,7 +174,7 @@ def _folded(b1, b2, bv, inside, r1, r2, top, mass, acc, GROUP: tl.constexpr):
 def _attention(
     qkv, keys, values, cos, sin, length, start, alive, out, best, total, mixed, tickets, scale,
     T, HEADS: tl.constexpr, GROUP: tl.constexpr, KV: tl.constexpr, HALF: tl.constexpr,
-    GP: tl.constexpr, SPLITS: tl.constexpr, SP: tl.constexpr, BT: tl.constexpr, STAGES: tl.constexpr, PDL: tl.constexpr,
+    GP: tl.constexpr, SPLITS: tl.constexpr, SP: tl.constexpr, BT: tl.constexpr, PDL: tl.constexpr,
 ):  # fmt: skip
     # one row, one head of the cache, one split of its slots; the split that ends last combines all
     if tl.load(alive) == 0:
@@ -223,13 +228,17 @@ def _attention(
         top = tl.sum(r1 * new1.to(tl.float32)[None, :] + r2 * new2.to(tl.float32)[None, :], 1)
         mass = tl.full([GP], 1.0, tl.float32)
         acc += v.to(tl.float32)[None, :]
-    top, mass, acc = _folded(b1, b2, bv, inside, r1, r2, top, mass, acc, GROUP)
-    for t in tl.range(low + BT, high, BT, num_stages=STAGES):
-        inside = t + times < high
-        b1 = tl.load(keys_here + t * 2 * HALF, mask=inside[:, None], other=0.0)
-        b2 = tl.load(keys_here + t * 2 * HALF + HALF, mask=inside[:, None], other=0.0)
-        bv = tl.load(values_here + t * 2 * HALF, mask=inside[:, None], other=0.0)
+    for t in tl.range(low + BT, high, BT, num_stages=1):  # the next tile is on its way while this one is folded
+        after = t + times < high
+        a1 = tl.load(keys_here + t * 2 * HALF, mask=after[:, None], other=0.0)
+        a2 = tl.load(keys_here + t * 2 * HALF + HALF, mask=after[:, None], other=0.0)
+        av = tl.load(values_here + t * 2 * HALF, mask=after[:, None], other=0.0)
         top, mass, acc = _folded(b1, b2, bv, inside, r1, r2, top, mass, acc, GROUP)
+        b1 = a1
+        b2 = a2
+        bv = av
+        inside = after
+    top, mass, acc = _folded(b1, b2, bv, inside, r1, r2, top, mass, acc, GROUP)
     heads = b * HEADS + head * GROUP + group
     place = heads * SPLITS + split
     tl.store(best + place, top, mask=in_group)
@@ -311,7 +320,7 @@ def _rotate_and_store(
     qkv, cos, sin, start, query, keys, values, S, T,
     HEADS: tl.constexpr, KV: tl.constexpr, HALF: tl.constexpr, BT: tl.constexpr,
 ):  # fmt: skip
-    # prefill: some tokens' q, k or v of one head → rotated query [B, H, S, D], or key and value in the cache
+    # prefill: some tokens' q, k or v of one head → rotated query [B, S, H, D], or key and value in the cache
     h = tl.program_id(1)
     b = tl.program_id(2)
     times = tl.program_id(0) * BT + tl.arange(0, BT)
@@ -324,7 +333,7 @@ def _rotate_and_store(
     x1 = tl.load(row, mask=kept, other=0.0).to(tl.float32)
     x2 = tl.load(row + HALF, mask=kept, other=0.0).to(tl.float32)
     if h < HEADS:
-        at = query + ((b * HEADS + h).to(tl.int64) * S + times)[:, None] * 2 * HALF + half
+        at = query + ((b * S + times).to(tl.int64) * HEADS + h)[:, None] * 2 * HALF + half
         tl.store(at, (x1 * c - x2 * s).to(query.dtype.element_ty), mask=kept)
         tl.store(at + HALF, (x2 * c + x1 * s).to(query.dtype.element_ty), mask=kept)
     elif h < HEADS + KV:
@@ -335,6 +344,65 @@ def _rotate_and_store(
         at = values + ((b * KV + h - HEADS - KV).to(tl.int64) * T + times)[:, None] * 2 * HALF + half
         tl.store(at, x1.to(values.dtype.element_ty), mask=kept)
         tl.store(at + HALF, x2.to(values.dtype.element_ty), mask=kept)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _causal(
+    query, keys, values, start, out, scale, S, T,
+    HEADS: tl.constexpr, KV: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PADDED: tl.constexpr,
+):  # fmt: skip
+    # prefill's attention (FlashAttention 2's order of work), the longest rows of blocks first
+    block = tl.num_programs(0) - 1 - tl.program_id(0)
+    b = tl.program_id(1) // HEADS
+    h = tl.program_id(1) % HEADS
+    rows = block * BM + tl.arange(0, BM)
+    cols = tl.arange(0, BN)
+    dims = tl.arange(0, D)
+    at = ((b * S + rows).to(tl.int64) * HEADS + h)[:, None] * D + dims[None, :]
+    q = tl.load(query + at, mask=(rows < S)[:, None], other=0.0)
+    cache = (b * KV + h // (HEADS // KV)).to(tl.int64) * T * D
+    k_here = keys + cache + cols[None, :] * D + dims[:, None]  # transposed
+    v_here = values + cache + cols[:, None] * D + dims[None, :]
+    begin = 0
+    if PADDED:
+        begin = tl.load(start + b)
+    factor = scale * 1.4426950408889634
+    top = tl.full([BM], -1e30, tl.float32)
+    mass = tl.zeros([BM], tl.float32)
+    acc = tl.zeros([BM, D], tl.float32)
+    low = begin // BN * BN
+    diagonal = tl.maximum(block * BM, low)
+    if not PADDED:  # blocks below the diagonal need no mask
+        for n in tl.range(low, diagonal, BN):
+            k = tl.load(k_here + n * D)
+            score = tl.dot(q, k) * factor
+            higher = tl.maximum(top, tl.max(score, 1))
+            p = tl.exp2(score - higher[:, None])
+            fade = tl.exp2(top - higher)
+            mass = mass * fade + tl.sum(p, 1)
+            acc = acc * fade[:, None]
+            v = tl.load(v_here + n * D)
+            acc = tl.dot(p.to(v.dtype), v, acc)
+            top = higher
+        low = diagonal
+    for n in tl.range(low, tl.minimum((block + 1) * BM, S), BN):
+        inside = n + cols < S
+        k = tl.load(k_here + n * D, mask=inside[None, :], other=0.0)
+        score = tl.dot(q, k) * factor
+        seen = (n + cols)[None, :] <= rows[:, None]
+        if PADDED:
+            seen = seen & (n + cols >= begin)[None, :]
+        score = tl.where(seen, score, -1e30)
+        higher = tl.maximum(top, tl.max(score, 1))
+        p = tl.where(seen, tl.exp2(score - higher[:, None]), 0.0)
+        fade = tl.exp2(top - higher)
+        mass = mass * fade + tl.sum(p, 1)
+        acc = acc * fade[:, None]
+        v = tl.load(v_here + n * D, mask=inside[:, None], other=0.0)
+        acc = tl.dot(p.to(v.dtype), v, acc)
+        top = higher
+    acc = acc / tl.where(mass == 0.0, 1.0, mass)[:, None]  # a row of padding sees nothing
+    tl.store(out + at, acc.to(out.dtype.element_ty), mask=(rows < S)[:, None])
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
@@ -377,8 +445,10 @@ def _quick_gelu(x, n, BLOCK: tl.constexpr):
 def tile_for(rows: int, cols: int, batch: int, gated: bool) -> Tile:
     """The tile that was fastest on Hopper (docs/engines.md); a choice by shape alone, so every process runs the same."""
     if batch > 1:
-        return Tile(16 if gated else 32, 128, 4, 5)
-    return Tile(4, min(1024, triton.next_power_of_2(cols)), 4, 1 if cols > 8192 or rows <= 8192 else 3)
+        return Tile(16, 256, 1, 3 if gated else 4)
+    if gated:
+        return Tile(4, 1024, 4, 3)
+    return Tile(8, 1024, 4, 1) if rows > 8192 else Tile(4, 2048, 8, 1)
 
 
 def matvec(
@@ -432,9 +502,8 @@ def attention(
     scale: float,
     *,
     pdl: bool = False,
-    block: int = 64,
-    warps: int = 4,
-    stages: int = 1,
+    block: int = 16,
+    warps: int = 2,
 ) -> None:
     """One token of attention [B, H * D]: rotary on qkv [B, (H + 2 KV) * D] fp32, new key and value into the cache.
 
@@ -447,7 +516,7 @@ def attention(
     _attention[(batch * kv, splits)](
         qkv, keys, values, cos, sin, length, start, alive, out, *scratch, scale, slots,
         HEADS=heads, GROUP=group, KV=kv, HALF=dim // 2, GP=1 if group == 1 else max(16, triton.next_power_of_2(group)),
-        SPLITS=splits, SP=triton.next_power_of_2(splits), BT=block, STAGES=stages, PDL=pdl, num_warps=warps,
+        SPLITS=splits, SP=triton.next_power_of_2(splits), BT=block, PDL=pdl, num_warps=warps,
         **launch(pdl),
     )  # fmt: skip
 
@@ -492,12 +561,33 @@ def advance(
 def rotate_and_store(
     qkv: Tensor, cos: Tensor, sin: Tensor, start: Tensor, query: Tensor, keys: Tensor, values: Tensor
 ) -> None:
-    """Prefill's qkv [B * S, (H + 2 KV) * D] → rotated query [B, H, S, D], key and value in slots 0 .. S - 1."""
-    batch, heads, rows, dim = query.shape
+    """Prefill's qkv [B * S, (H + 2 KV) * D] → rotated query [B, S, H, D], key and value in slots 0 .. S - 1."""
+    batch, rows, heads, dim = query.shape
     _, kv, slots, _ = keys.shape
     _rotate_and_store[(triton.cdiv(rows, 32), heads + 2 * kv, batch)](
         qkv, cos, sin, start, query, keys, values, rows, slots, HEADS=heads, KV=kv, HALF=dim // 2, BT=32, num_warps=4
     )
+
+
+def causal_attention(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    start: Tensor,
+    out: Tensor,
+    padded: bool,
+    block: tuple[int, int, int, int] = (64, 64, 4, 3),
+) -> None:
+    """Prefill's attention: out, query [B, S, H, D] over slots start[b] .. S - 1 of keys, values [B, KV, T, D].
+
+    `padded`: whether any start is not 0. `block`: rows and columns of a tile, warps, tiles in flight.
+    """
+    batch, rows, heads, dim = query.shape
+    _, kv, slots, _ = keys.shape
+    _causal[(triton.cdiv(rows, block[0]), batch * heads)](
+        query, keys, values, start, out, dim**-0.5, rows, slots, HEADS=heads, KV=kv, D=dim, BM=block[0], BN=block[1],
+        PADDED=padded, num_warps=block[2], num_stages=block[3],
+    )  # fmt: skip
 
 
 def swiglu(gate_up: Tensor, out: Tensor) -> None:

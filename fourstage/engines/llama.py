@@ -163,29 +163,29 @@ def fused(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
 
     Layers that are fused already are left as they are. At most one layer's weights are held twice, for a moment.
     """
-    weights = [linear.weight for linear in linears]
-    first = weights[0]
-    rows = sum(weight.shape[0] for weight in weights)
-    start = first.storage_offset()
-    one = True
-    for weight in weights:
-        one &= weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        one &= weight.is_contiguous() and weight.storage_offset() == start
-        start += weight.numel()
-    if one:
-        whole = first.detach().as_strided((rows, first.shape[1]), (first.shape[1], 1), first.storage_offset())
-    else:
-        whole = torch.cat([weight.detach() for weight in weights])
-        start = 0
-        for weight in weights:
-            weight.data = whole[start : start + weight.shape[0]]
-            start += weight.shape[0]
-        if whole.is_cuda:
-            torch.cuda.empty_cache()  # the freed parts do not fit the next layer's whole: give them back
-    biases = [linear.bias for linear in linears]
-    if biases[0] is None:
-        return whole, None
-    return whole, torch.cat([bias.detach() for bias in biases])  # a copy of some kB, counted by the engine
+    weight = joined([linear.weight for linear in linears])
+    return weight, None if linears[0].bias is None else joined([linear.bias for linear in linears])
+
+
+def joined(parameters: list[Tensor]) -> Tensor:
+    """The parameters one below the other in one tensor, of which each becomes a view."""
+    first = parameters[0]
+    rows = sum(parameter.shape[0] for parameter in parameters)
+    start, neighbours = first.storage_offset(), True
+    for parameter in parameters:
+        neighbours &= parameter.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        neighbours &= parameter.is_contiguous() and parameter.storage_offset() == start
+        start += parameter.numel()
+    if neighbours:
+        return first.detach().as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
+    whole = torch.cat([parameter.detach() for parameter in parameters])
+    start = 0
+    for parameter in parameters:
+        parameter.data = whole[start : start + parameter.shape[0]]
+        start += parameter.shape[0]
+    if whole.is_cuda and whole.nbytes > 2**24:
+        torch.cuda.empty_cache()  # the freed parts do not fit the next layer's whole: give them back
+    return whole
 
 
 @dataclass

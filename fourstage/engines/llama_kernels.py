@@ -1,4 +1,4 @@
-"""The decoder of `llama.py` with the kernels of `kernels.py`: five a layer in a decode step, four beside the products in prefill.
+"""The decoder of `llama.py` with the kernels of `kernels.py`: five a layer in a decode step, five beside the products in prefill.
 
     norm + q, k, v │ rotary + cache + attention │ output + residual │ norm + gate, up + SwiGLU │ down + residual
 
@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourstage.engines.llama import Cache, LlamaWeights, attend, prompt_mask
+from fourstage.engines.llama import Cache, LlamaWeights
 
-SPLITS = 16  # of a head's slots; more for few heads, so that all multiprocessors have work
+PROGRAMS = 512  # that a decode step's attention is divided into, about four for each multiprocessor
 
 
 def covers(weights: LlamaWeights, batch: int) -> str | None:
@@ -52,7 +52,7 @@ class Buffers:
     def empty(cls, weights: LlamaWeights, batch: int) -> Buffers:
         make = partial(torch.zeros, device=weights.device)
         groups = batch * weights.kv_heads
-        splits = min(32, max(SPLITS, 512 // groups))
+        splits = min(32, max(2, PROGRAMS // groups))
         heads = (batch, weights.heads, splits)
         wide: Any = {"dtype": weights.dtype}
         return cls(
@@ -116,23 +116,22 @@ def advance(
 
 
 def prefill(weights: LlamaWeights, cache: Cache, embeds: Tensor, padded: bool) -> Tensor:
-    """`llama.prefill` with norms, rotary and SwiGLU as one kernel each and residuals added by the products."""
+    """`llama.prefill` with norms, rotary, attention and SwiGLU as one kernel each, residuals added by the products."""
     from fourstage.engines import kernels
 
     batch, rows, hidden = embeds.shape
-    times = torch.arange(rows, device=embeds.device)
-    mask = prompt_mask(times, cache.start) if padded else None
     x = embeds.to(weights.dtype, copy=True).flatten(0, 1)  # [B * S, hidden], added to in place
     normed = torch.empty_like(x)
     inner = torch.empty(len(x), weights.inner, dtype=x.dtype, device=x.device)
-    query = torch.empty(batch, weights.heads, rows, weights.dim, dtype=x.dtype, device=x.device)
+    query = torch.empty(batch, rows, weights.heads, weights.dim, dtype=x.dtype, device=x.device)
+    mixed = torch.empty_like(query)
     for i, layer in enumerate(weights.layers):
         kernels.norm(x, layer.norm, weights.eps, normed)
         qkv = F.linear(normed, layer.qkv, layer.qkv_bias)
         keys, values = cache.keys[i], cache.values[i]
         kernels.rotate_and_store(qkv, cache.cos, cache.sin, cache.start, query, keys, values)
-        mixed = attend(query, keys[:, :, :rows], values[:, :, :rows], mask, causal=mask is None).flatten(0, 1)
-        added(x, mixed, layer.o, layer.o_bias)
+        kernels.causal_attention(query, keys, values, cache.start, mixed, padded)
+        added(x, mixed.view(batch * rows, -1), layer.o, layer.o_bias)
         kernels.norm(x, layer.mlp_norm, weights.eps, normed)
         kernels.swiglu(F.linear(normed, layer.gate_up, layer.gate_up_bias), inner)
         added(x, inner, layer.down, layer.down_bias)

@@ -109,9 +109,11 @@ def test_the_weights_are_the_models_own() -> None:
     assert again.weights.layers[1].qkv.data_ptr() == fused.data_ptr()
 
 
-def test_copied_biases_are_counted() -> None:
-    engine = GraphEngine(llama(attention_bias=True, mlp_bias=True))
-    assert engine.report.extra_bytes == 3 * 4 * (3 * 64 + 2 * 112)
+def test_biases_are_shared_too() -> None:
+    model = llama(attention_bias=True, mlp_bias=True)
+    engine = GraphEngine(model)
+    mlp = model.model.layers[2].mlp
+    assert mlp.up_proj.bias.data_ptr() == engine.weights.layers[2].gate_up_bias[112:].data_ptr()  # type: ignore[index]
 
 
 def test_the_report_says_what_ran() -> None:
