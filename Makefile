@@ -4,10 +4,10 @@ PORT ?= 5000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test lint types check format clean bench
+.PHONY: help demo ui test lint types check format clean bench bench-gpu
 
 help:  ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fourstage needs Python 3.11 or later, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
@@ -30,6 +30,9 @@ bench: .venv/installed  ## what measuring, a million records, comparing a thousa
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/sweep.py
+
+bench-gpu: .venv/installed  ## engines side by side at 7B on a GPU, with the spread between processes
+	$(BIN)/python benchmarks/gpu.py processes=6
 
 lint: .venv/installed  ## formatting and lint
 	$(BIN)/ruff format --check .

@@ -47,7 +47,8 @@ def first_divergence(reference: Tensor, candidate: Tensor, dtype: torch.dtype) -
     """
     if reference.shape != candidate.shape or reference.ndim != 3:
         raise ValueError(
-            f"logits must be [batch, steps, vocabulary] alike, found {tuple(reference.shape)} and {tuple(candidate.shape)}"
+            "logits must be [batch, steps, vocabulary], alike: "
+            f"found {tuple(reference.shape)} and {tuple(candidate.shape)}"
         )
     reference, candidate = reference.double().cpu(), candidate.double().cpu()
     if not (reference.isfinite().all() and candidate.isfinite().all()):

@@ -1,4 +1,4 @@
-"""Which token comes next: greedy, or sampled as transformers' processors define it, in operations that a graph can hold.
+"""Which token comes next: greedy, or sampled as transformers' processors define it, in what a graph can hold.
 
 The noise comes from torch's own counter-based generator. A captured graph advances its state at each replay, so that
 the sequence of one seed repeats. It leaves out beams.

@@ -183,9 +183,7 @@ class GraphEngine:
 
     # What follows runs in inference mode.
 
-    def _begin(
-        self, embeds: Tensor, mask: Tensor, new: int, ends: tuple[int, ...], pad_id: int
-    ) -> tuple[_Rows, bool]:
+    def _begin(self, embeds: Tensor, mask: Tensor, new: int, ends: tuple[int, ...], pad_id: int) -> tuple[_Rows, bool]:
         """The state of a batch before its prefill, and whether it has padding. The one synchronisation is here."""
         batch, prompt, _ = embeds.shape
         if len(ends) > MAX_ENDS:
@@ -446,7 +444,8 @@ class Captured:
         self.graph_pool_bytes = 0
         self._graphs: dict[Hashable, tuple[Any, Tensor, Tensor]] = {}
         self.captured = example.is_cuda
-        self(example)
+        if self.captured:
+            self(example)
 
     def __call__(self, x: Tensor) -> Tensor:
         """The module's output for x; a shape that was not seen before is captured first."""

@@ -8,6 +8,8 @@ It leaves out which kernel runs when: see `llama_kernels.py`. Needs triton, so i
     matvec(x, weight, out, alive, add=True)   # out += weight @ x
 """
 
+# ruff: noqa: N803  (compile-time constants are written in capitals)
+# mypy: disable-error-code="no-untyped-def, no-untyped-call"
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -123,7 +125,9 @@ def _matvecs(
         total_up = tl.dot(part, tl.trans(first_up))
     for k in tl.range(BK, K, BK, num_stages=STAGES):
         inside = k + cols < K
-        part = tl.load(x + batch[:, None] * K + k + cols[None, :], mask=(batch < B)[:, None] & inside[None, :], other=0.0)
+        part = tl.load(
+            x + batch[:, None] * K + k + cols[None, :], mask=(batch < B)[:, None] & inside[None, :], other=0.0
+        )
         if K % BK == 0:
             block = tl.load(tile + k, eviction_policy="evict_first")
         else:
@@ -253,7 +257,12 @@ def _attention(
             weight = tl.exp2(m - tl.max(m, 0))
             weight = tl.where(parts < SPLITS, weight, 0.0)
             n = tl.load(total + base, mask=parts < SPLITS, other=0.0, cache_modifier=".cg")
-            y = tl.load(mixed + base[:, None] * 2 * HALF + full[None, :], mask=(parts < SPLITS)[:, None], other=0.0, cache_modifier=".cg")
+            y = tl.load(
+                mixed + base[:, None] * 2 * HALF + full[None, :],
+                mask=(parts < SPLITS)[:, None],
+                other=0.0,
+                cache_modifier=".cg",
+            )
             y = tl.sum(y * weight[:, None], 0) / tl.sum(n * weight, 0)
             tl.store(out + (b * HEADS + head * GROUP + g) * 2 * HALF + full, y.to(out.dtype.element_ty))
         tl.store(tickets + tl.program_id(0), 0)
@@ -261,7 +270,7 @@ def _attention(
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _norm(x, gain, out, alive, eps, stride, K: tl.constexpr, P: tl.constexpr, PDL: tl.constexpr, ALIVE: tl.constexpr):
-    if ALIVE:
+    if ALIVE:  # noqa: SIM102 (compile time, then run time)
         if tl.load(alive) == 0:
             return
     cols = tl.arange(0, P)
@@ -443,7 +452,10 @@ def _quick_gelu(x, n, BLOCK: tl.constexpr):
 
 
 def tile_for(rows: int, cols: int, batch: int, gated: bool) -> Tile:
-    """The tile that was fastest on Hopper (docs/engines.md); a choice by shape alone, so every process runs the same."""
+    """The tile that was fastest on Hopper at 7B (docs/engines.md).
+
+    A choice by shape alone, so that every process runs the same kernels.
+    """
     if batch > 1:
         return Tile(16, 256, 1, 3 if gated else 4)
     if gated:
@@ -503,7 +515,7 @@ def attention(
     *,
     pdl: bool = False,
     block: int = 16,
-    warps: int = 2,
+    warps: int | None = None,
 ) -> None:
     """One token of attention [B, H * D]: rotary on qkv [B, (H + 2 KV) * D] fp32, new key and value into the cache.
 
@@ -513,6 +525,8 @@ def attention(
     batch, kv, slots, dim = keys.shape
     splits = scratch[0].shape[2]
     group = heads // kv
+    if warps is None:
+        warps = 1 if group == 1 else 2  # a group's query heads in one warp would spill
     _attention[(batch * kv, splits)](
         qkv, keys, values, cos, sin, length, start, alive, out, *scratch, scale, slots,
         HEADS=heads, GROUP=group, KV=kv, HALF=dim // 2, GP=1 if group == 1 else max(16, triton.next_power_of_2(group)),
@@ -608,9 +622,7 @@ def add_layer_norm(
 ) -> None:
     """out [M, K] = LayerNorm of x + y, and base = x + y + bias: the residual of the product that follows."""
     m, k = x.shape
-    _layer_norm[(m,)](
-        x, y, gain, shift, bias, base, out, eps, K=k, P=triton.next_power_of_2(k), ADD=True, num_warps=4
-    )
+    _layer_norm[(m,)](x, y, gain, shift, bias, base, out, eps, K=k, P=triton.next_power_of_2(k), ADD=True, num_warps=4)
 
 
 def quick_gelu(x: Tensor) -> None:

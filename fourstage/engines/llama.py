@@ -56,11 +56,11 @@ class LlamaWeights:
 
     @property
     def hidden(self) -> int:
-        return self.embedding.shape[1]
+        return int(self.embedding.shape[1])
 
     @property
     def inner(self) -> int:
-        return self.layers[0].down.shape[1]
+        return int(self.layers[0].down.shape[1])
 
     @property
     def dtype(self) -> torch.dtype:
@@ -106,7 +106,7 @@ class LlamaWeights:
 
     def cache_bytes_per_slot(self) -> int:
         """Bytes of keys and values of one token of one row, all layers."""
-        return 2 * len(self.layers) * self.kv_heads * self.dim * self.embedding.element_size()
+        return int(2 * len(self.layers) * self.kv_heads * self.dim * self.embedding.element_size())
 
 
 def parts(model: Any) -> tuple[Any, Any]:
@@ -126,7 +126,9 @@ def check(config: Any, decoder: Any, head: Any) -> None:
     """Raise UserError for settings of a LLaMA that change its mathematics."""
     rope = getattr(decoder.rotary_emb, "rope_type", "default")
     if rope not in ("default", "linear", "llama3", "yarn"):
-        raise UserError(f"engine=graph does not run rope_type {rope!r}, whose angles depend on length: use engine=eager")
+        raise UserError(
+            f"engine=graph does not run rope_type {rope!r}, whose angles depend on length: use engine=eager"
+        )
     if config.hidden_act not in ("silu", "swish"):
         raise UserError(f"engine=graph runs hidden_act silu, found {config.hidden_act!r}: use engine=eager")
     weight = decoder.layers[0].self_attn.q_proj.weight
@@ -202,11 +204,11 @@ class Cache:
 
     @property
     def slots(self) -> int:
-        return self.keys.shape[3]
+        return int(self.keys.shape[3])
 
     @property
     def batch(self) -> int:
-        return self.keys.shape[1]
+        return int(self.keys.shape[1])
 
     @classmethod
     def empty(cls, weights: LlamaWeights, batch: int, slots: int) -> Cache:
@@ -252,9 +254,7 @@ def split_heads(qkv: Tensor, weights: LlamaWeights) -> tuple[Tensor, Tensor, Ten
 
 def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
     """[B, S, H * D] of q [B, H, S, D] over k, v [B, KV, slots, D]."""
-    out = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1]
-    )
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=q.shape[1] != k.shape[1])
     return out.transpose(1, 2).flatten(2)
 
 

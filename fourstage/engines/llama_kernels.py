@@ -1,4 +1,6 @@
-"""The decoder of `llama.py` with the kernels of `kernels.py`: five a layer in a decode step, five beside the products in prefill.
+"""The decoder of `llama.py` with the kernels of `kernels.py`.
+
+A layer of a decode step is five kernels; one of prefill is four products and five kernels between them.
 
     norm + q, k, v │ rotary + cache + attention │ output + residual │ norm + gate, up + SwiGLU │ down + residual
 
@@ -18,7 +20,7 @@ from torch.nn import functional as F
 
 from fourstage.engines.llama import Cache, LlamaWeights
 
-PROGRAMS = 512  # that a decode step's attention is divided into, about four for each multiprocessor
+PROGRAMS = 1024  # of one warp each, that a decode step's attention is divided into
 
 
 def covers(weights: LlamaWeights, batch: int) -> str | None:
@@ -83,7 +85,7 @@ def step(weights: LlamaWeights, cache: Cache, buffers: Buffers, pdl: bool) -> Te
     one = cache.batch == 1
     scale = weights.dim**-0.5
 
-    def product(x: Tensor, gain: Tensor | None, weight: Tensor, bias: Tensor | None, out: Tensor, **how: bool) -> None:
+    def product(x: Tensor, gain: Tensor | None, weight: Tensor, bias: Tensor | None, out: Tensor, **how: Any) -> None:
         if gain is not None and not one:
             kernels.norm(x, gain, weights.eps, b.normed, b.alive, pdl=pdl)
             x, gain = b.normed, None

@@ -48,7 +48,9 @@ def llama(seed: int = 0, dtype: torch.dtype = torch.float32, **changes: Any) -> 
     return model.to(dtype)
 
 
-def prompt(batch: int, rows: int, hidden: int = 64, seed: int = 1, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+def prompt(
+    batch: int, rows: int, hidden: int = 64, seed: int = 1, dtype: torch.dtype = torch.float32
+) -> tuple[Tensor, Tensor]:
     """Embeddings [batch, rows, hidden] and a mask with 0, 1, 2 … rows of left padding."""
     generator = torch.Generator().manual_seed(seed)
     embeds = torch.randn(batch, rows, hidden, generator=generator)

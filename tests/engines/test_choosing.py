@@ -10,7 +10,15 @@ from transformers import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWa
 from fourstage.engines.choosing import choose, filtered
 from fourstage.stages import Sampling
 
-CASES = [(0.7, 1.0, 0), (1.0, 0.9, 0), (1.3, 1.0, 12), (0.9, 0.8, 20), (1.0, 1.0, 1), (1.0, 0.001, 0), (2.0, 0.999, 500)]
+CASES = [
+    (0.7, 1.0, 0),
+    (1.0, 0.9, 0),
+    (1.3, 1.0, 12),
+    (0.9, 0.8, 20),
+    (1.0, 1.0, 1),
+    (1.0, 0.001, 0),
+    (2.0, 0.999, 500),
+]
 
 
 def theirs(logits: torch.Tensor, temperature: float, top_p: float, top_k: int) -> torch.Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fourstage.engines import eager, graph
+from fourstage.engines.clip import fused_layers
 from fourstage.engines.graph import GraphEngine
 from fourstage.stages import Sampling, UserError
 from tests.engines.llamas import KINDS, llama, prompt
@@ -41,9 +42,7 @@ def test_padded_batches_give_what_each_row_gives_alone(batch: int) -> None:
     engine = GraphEngine(model)
     together = engine.generate(embeds, mask, greedy(10, "fixed"), (2,), 0, lambda: None)
     for i in range(batch):
-        alone = engine.generate(
-            embeds[i : i + 1, i:], mask[i : i + 1, i:], greedy(10, "fixed"), (2,), 0, lambda: None
-        )
+        alone = engine.generate(embeds[i : i + 1, i:], mask[i : i + 1, i:], greedy(10, "fixed"), (2,), 0, lambda: None)
         assert together[i].tolist() == alone[0].tolist()
 
 
@@ -200,3 +199,15 @@ def test_a_seed_repeats_its_answer_and_another_one_gives_another() -> None:
         torch.manual_seed(seed)
         answers.append(engine.generate(embeds, mask, sampling, (2,), 0, lambda: None).tolist())
     assert answers[0] == answers[1] != answers[2]
+
+
+def test_layers_that_the_fused_kernels_do_not_cover_stay_as_they_are() -> None:
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
+    )
+    tower = CLIPVisionModel(config).eval()
+    with fused_layers(tower) as layers:  # on a CPU
+        assert layers == 0
+        assert not any("forward" in vars(module) for module in tower.modules())

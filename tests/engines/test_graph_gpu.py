@@ -131,7 +131,12 @@ def test_draws_of_a_captured_step_have_the_distribution_of_transformers() -> Non
     observed = torch.cat([counts[often], counts[~often].sum()[None]])
     wanted = torch.cat([expected[often], expected[~often].sum()[None]])
     keep = wanted > 0
-    assert stats.chisquare(observed[keep].numpy(), wanted[keep].numpy() * float(observed.sum() / wanted[keep].sum())).pvalue > 1e-3
+    assert (
+        stats.chisquare(
+            observed[keep].numpy(), wanted[keep].numpy() * float(observed.sum() / wanted[keep].sum())
+        ).pvalue
+        > 1e-3
+    )
 
 
 def test_a_second_engine_has_the_peak_of_the_first() -> None:
