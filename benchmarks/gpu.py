@@ -15,6 +15,7 @@ process, so that both meet the same clock and the same neighbours. Prints median
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import subprocess
@@ -85,7 +86,7 @@ def median_ms(run: Callable[[], Any], times: int) -> float:
         run()
         event.record()
     torch.cuda.synchronize()
-    return statistics.median(a.elapsed_time(b) for a, b in zip(events, events[1:], strict=False))
+    return statistics.median(a.elapsed_time(b) for a, b in itertools.pairwise(events))
 
 
 def prompt(rows: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -324,6 +324,7 @@ class GraphEngine:
                 run()
         torch.cuda.current_stream(device).wait_stream(stream)
         torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()  # as capturing does: what it frees would hide what it takes
         before = torch.cuda.memory_reserved(device)
         if self._pool is None:
             self._pool = torch.cuda.graph_pool_handle()
@@ -473,6 +474,7 @@ class Captured:
                     self.module(given)
             torch.cuda.current_stream(x.device).wait_stream(stream)
             torch.cuda.synchronize(x.device)
+            torch.cuda.empty_cache()  # as capturing does: what it frees would hide what it takes
             before = torch.cuda.memory_reserved(x.device)
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, stream=stream):
