@@ -12,6 +12,7 @@ from fourstage.engines.clip import fused_layers
 from fourstage.engines.graph import GraphEngine
 from fourstage.stages import Sampling, UserError
 from tests.engines.llamas import KINDS, llama, prompt
+from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
 
 
 def greedy(new: int, stop: str = "natural") -> Sampling:
@@ -211,3 +212,20 @@ def test_layers_that_the_fused_kernels_do_not_cover_stay_as_they_are() -> None:
     with fused_layers(tower) as layers:  # on a CPU
         assert layers == 0
         assert not any("forward" in vars(module) for module in tower.modules())
+
+
+@pytest.mark.parametrize("name", ["eventgpt", "videollava"])
+def test_both_models_decode_to_the_ids_of_eager(name: str) -> None:
+    from fourstage.models.eventgpt import load_eventgpt
+    from fourstage.models.videollava import load_videollava
+
+    if name == "eventgpt":
+        pipeline: Any = load_eventgpt(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
+    else:
+        pipeline = load_videollava(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
+    embeds, mask = prompt(2, 40)
+    with torch.inference_mode():
+        theirs = eager.generate(pipeline.generator, embeds, mask, greedy(20, "fixed"), (2,), 0, lambda: None)
+    ours = graph.generate(pipeline.generator, embeds, mask, greedy(20, "fixed"), (2,), 0, lambda: None)
+    assert ours.tolist() == theirs.tolist()
+    graph.close(pipeline.generator)
