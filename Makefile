@@ -5,10 +5,10 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test lint types docs check bench format clean
+.PHONY: help demo ui test lint types docs check bench bench-gpu format clean
 
 help:  ## list these targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fourstage needs Python 3.11 or later, found " + sys.version.split()[0] + "; set PYTHON=python3.11")'
@@ -53,6 +53,9 @@ bench: .venv/developer  ## the cost of measuring, of a long run's report, of a l
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/reading.py
+
+bench-gpu: .venv/developer  ## engines side by side at 7B on a GPU, with the spread between processes
+	$(BIN)/python benchmarks/gpu.py processes=6
 
 format: .venv/developer  ## format the code and apply safe fixes
 	$(BIN)/ruff format .

@@ -38,7 +38,7 @@ def test_a_run_has_metrics_records_and_checks(notebook: list[fourstage.Run]) -> 
     assert records.attrs["units"]["encode_s"] == "s"
     stages = records[["load_s", "preprocess_s", "encode_s", "decode_s"]].sum(axis=1)
     assert stages.tolist() == pytest.approx(records["total_s"].tolist())
-    assert run.metrics["total_s.median"] == pytest.approx(records["total_s"].median(), rel=5e-4)  # four digits
+    assert run.metrics["total_s.median"] == pytest.approx(records["total_s"].median(), rel=1e-3)  # four digits
     checks = run.checks.set_index("id")
     assert checks.loc["something_succeeded", "verdict"] == "pass"
     assert run.valid == (not (checks["verdict"] == "fail").any())

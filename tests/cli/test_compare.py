@@ -60,7 +60,7 @@ def test_an_exclusion_that_leaves_out_nothing_or_all_is_one_line(
         ("margin=nan", "margin=nan: expected a number between 0 and 1"),
         ("out=a\0b", "contains a NUL byte"),
         ("out=~nobody-of-this-name/x", "no home folder is known for ~nobody-of-this-name"),
-        ("out=\ud800", "half of a surrogate pair"),
+        ("out=\ud800", "expected text in UTF-8"),
         ("by=colour", "by=colour: no such setting of these runs"),
         (f"by={'x' * 5000}", "no such setting of these runs"),
     ],

@@ -48,7 +48,7 @@ def test_a_run_leaves_everything_that_the_design_names(model: str, run: Run, sto
     assert facts.metrics["output_tokens.mean"] == 6
     assert facts.metrics["truncated_share"] == 1
     medians = sorted(record.tpot_ms or 0 for record in records(store, facts))
-    assert facts.metrics["tpot_ms"] == pytest.approx(medians[1], rel=5e-4)  # the run's, not the last sample's
+    assert facts.metrics["tpot_ms"] == pytest.approx(medians[1], rel=1e-3)  # the run's, not the last sample's
     assert facts.metrics["load_model_s"] > 0
     assert facts.metrics["peak_memory_bytes"] > 0
     for tag in (
@@ -68,7 +68,7 @@ def test_a_run_leaves_everything_that_the_design_names(model: str, run: Run, sto
     assert client.get_run(facts.run_id).inputs.dataset_inputs
     traces = client.search_traces(locations=[experiment], run_id=facts.run_id)
     assert [[span.name for span in trace.data.spans] for trace in traces] == [
-        ["sample", "load", "preprocess", "encode", "decode"]
+        ["sample", "load", "preprocess", "encode", "decode", "prefill"]
     ] * 2
 
 
@@ -365,7 +365,7 @@ def test_whatever_fails_at_the_end_no_run_stays_running(
 def test_an_audit_that_fails_or_a_model_of_unknown_shapes_takes_nothing_from_the_measurement(
     run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise RuntimeError("out of memory")
 
     def unknown(_: object) -> None:

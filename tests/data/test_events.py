@@ -169,7 +169,9 @@ ENCODED = b"c_codecs\nencode\nh\0X\6\0\0\0latin1\x86R"  # a copy of the text sto
         pytest.param(PROTO + b"}" + b")" + b"\x85" * 300 + b"0.", "nested too deep", id="tuples"),
         pytest.param(PROTO + b"(" * 30_000 + b"t" * 29_999 + b".", "nested too deep", id="marks"),
         pytest.param(PROTO + b"]" * 30_000 + b"a" * 29_999 + b".", "a list of objects", id="lists"),
-        pytest.param(PROTO + b"}X\1\0\0\0a" * 10_000 + b"N" + b"s" * 10_000 + b".", "lacks", id="dictionaries"),
+        pytest.param(
+            PROTO + b"}X\1\0\0\0a" * 10_000 + b"N" + b"s" * 10_000 + b".", "is missing the fields", id="dictionaries"
+        ),
         pytest.param(PROTO + b"](" + b"N" * 1_000_000 + b"e.", "more than 200000 steps", id="objects"),
         pytest.param(
             PROTO
