@@ -664,5 +664,5 @@ def test_eight_frames_of_151_megapixels_are_refused_within_the_limit(shared: Pat
         [sys.executable, "-c", program, str(path)], capture_output=True, text=True, timeout=60, check=True
     )
     message, peak_kib = ran.stdout.splitlines()
-    assert "more than the limit of 2048 MiB; raise dataset.max_sample_bytes" in message
+    assert "more than the limit of 2.00 GiB; raise dataset.max_sample_bytes" in message
     assert int(peak_kib) < 1024**2
