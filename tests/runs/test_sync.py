@@ -56,7 +56,7 @@ def check_whole(store: Destination, name: str, ids: int = 1) -> None:
         }
         assert len(client.get_run(run.run_id).inputs.dataset_inputs) == 1
         traces = client.search_traces(locations=[experiment], run_id=run.run_id)
-        assert sorted(len(trace.data.spans) for trace in traces) == [5, 5]
+        assert sorted(len(trace.data.spans) for trace in traces) == [6, 6]
 
 
 SENT = ("params", "tags", "metrics", "dataset", "folder", "samples", "results", "traces")
