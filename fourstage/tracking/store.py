@@ -285,7 +285,8 @@ def database_path(uri: str) -> Path | None:
     name = _QUERY.sub("", uri.removeprefix(SQLITE))
     path = path_of(name, "tracking.uri").absolute()
     if path.exists() and not path.is_file():
-        raise UserError(f"tracking.uri={uri} is {kind_of(path)}; expected a file, such as {SQLITE}{name}/mlflow.db")
+        example = f"such as {SQLITE}{name}/mlflow.db" if path.is_dir() else "set it to another path"
+        raise UserError(f"tracking.uri={uri} is {kind_of(path)}; expected a file, {example}")
     return path
 
 

@@ -152,7 +152,7 @@ def test_a_folder_is_no_store() -> None:
 
 @pytest.mark.parametrize("uri", ["", "7", "mlruns", "http://", "https://:5000"])
 def test_what_is_no_address_gets_an_example(uri: str) -> None:
-    assert "expected sqlite:///<folder>/mlflow.db or http://<host>:<port>" in _complaint(uri)
+    assert "expected a database, sqlite:///mlruns/mlflow.db, or a server's URL, http://<host>:<port>" in _complaint(uri)
 
 
 def test_reading_makes_nothing(tmp_path: Path) -> None:
