@@ -148,7 +148,7 @@ def print_run(
     if nothing:  # no check can be made of such a run: its cause is what there is to say
         all_of_them = f"all {file.failed} failed, first" if file.failed > 1 else "it failed:"
         screen.print(f"[red]INVALID[/red]  no sample succeeded; {all_of_them} {_failure(next(faulty))}", soft_wrap=True)
-    else:
+    elif file.count:  # of a run that failed before its first sample the cause was said
         print_checks(screen, checks)
     state = "[green]FINISHED[/green]" if status == "FINISHED" else f"[red]{status}[/red]"
     screen.print(

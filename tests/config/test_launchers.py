@@ -355,7 +355,7 @@ def test_optuna_gets_the_objective_of_each_job_and_goes_on_after_one_that_failed
     assert parent.status == "FAILED"
     (results,) = (tmp_path / "mlruns/hydra").glob("*/*/optimization_results.yaml")
     medians = [run.metrics["total_s.median"] for run in children if run.status == "FINISHED"]
-    assert OmegaConf.load(results).best_value == pytest.approx(min(medians))
+    assert OmegaConf.load(results).best_value == pytest.approx(min(medians), rel=1e-3)  # metrics: 4 digits
 
 
 @QUIET
