@@ -31,6 +31,7 @@ class Gate:
 
     @property
     def failed(self) -> bool:
+        """Whether anything that was asked for in `fail_on` was found."""
         return bool(self.reasons)
 
 

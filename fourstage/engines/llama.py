@@ -56,18 +56,22 @@ class LlamaWeights:
 
     @property
     def hidden(self) -> int:
+        """The width of the hidden states."""
         return int(self.embedding.shape[1])
 
     @property
     def inner(self) -> int:
+        """The width between the two layers of an MLP."""
         return int(self.layers[0].down.shape[1])
 
     @property
     def dtype(self) -> torch.dtype:
+        """The dtype of the weights, and of all that is computed with them."""
         return self.embedding.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the weights lie."""
         return self.embedding.device
 
     @classmethod
@@ -204,10 +208,12 @@ class Cache:
 
     @property
     def slots(self) -> int:
+        """Tokens of a row for which there is room."""
         return int(self.keys.shape[3])
 
     @property
     def batch(self) -> int:
+        """Rows."""
         return int(self.keys.shape[1])
 
     @classmethod
@@ -228,6 +234,7 @@ class Cache:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all its tensors."""
         return sum(tensor.nbytes for tensor in vars(self).values())
 
 
@@ -259,6 +266,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 
 def gated(layer: Layer, x: Tensor) -> Tensor:
+    """The gated MLP (SwiGLU) of a layer: [..., hidden] to [..., hidden]."""
     gate, up = F.linear(x, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
     return F.linear(F.silu(gate) * up, layer.down, layer.down_bias)
 

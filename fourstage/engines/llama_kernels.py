@@ -73,6 +73,7 @@ class Buffers:
 
     @property
     def nbytes(self) -> int:
+        """Bytes of all its tensors."""
         tensors = [value for value in vars(self).values() if isinstance(value, Tensor)]
         return sum(tensor.nbytes for tensor in (*tensors, *self.scratch))
 

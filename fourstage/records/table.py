@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 import numpy as np
 from numpy.typing import NDArray
 
-from fourstage.records.figures import TOKENS_IN, TPOT
+from fourstage.records.figures import DECODE, ENCODE, LOAD, PREPROCESS, TOKENS_IN, TOTAL, TPOT
 from fourstage.records.units import first_few
 from fourstage.stages import SampleRecord, UserError
 from fourstage.text import storable
@@ -34,9 +34,9 @@ DERIVED = {TOKENS_IN.field: int, TPOT.field: float, "unaccounted_s": float}
 UNITS = ("s", "ms", "tokens", "bytes")
 FIELDS = tuple(field.name for field in fields(SampleRecord))
 DEFAULTS = {field.name: field.default for field in fields(SampleRecord) if field.default is not MISSING}
-REQUIRED = frozenset(
-    ("key", "sample_id", "position", "load_s", "preprocess_s", "encode_s", "decode_s", "total_s", "token_s", "error")
-)  # without them no figure can be computed; other columns came later than the oldest files
+REQUIRED = {figure.field for figure in (LOAD, PREPROCESS, ENCODE, DECODE, TOTAL)} | {
+    "key", "sample_id", "position", "token_s", "error",
+}  # fmt: skip  # without them no figure can be computed; other columns came later than the oldest files
 ROWS = 1000  # of a row group, and in memory at once
 MOST_NOTES = 20
 

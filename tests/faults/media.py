@@ -126,12 +126,18 @@ def spoilt(path: Path, rng: random.Random, others: list[Path]) -> str:
 
 # ---- videos ----
 
+# without its assembly, whose rate control differs from time to time, x264 writes the same file each time
+SAME = {"x264-params": "threads=1:asm=0"}
 CLIPS: dict[str, dict[str, Any]] = {
-    "h264.mp4": {"codec": "libx264", "options": {"bf": "2", "g": "8"}},
-    "h264.mov": {"codec": "libx264", "options": {"bf": "2", "g": "8"}},
-    "fragments.mp4": {"codec": "libx264", "options": {"g": "8"}, "muxer": {"movflags": "frag_keyframe+empty_moov"}},
-    "h264.mkv": {"codec": "libx264", "options": {"bf": "2", "g": "8"}},
-    "h264.avi": {"codec": "libx264", "options": {"bf": "2", "g": "8"}},
+    "h264.mp4": {"codec": "libx264", "options": SAME | {"bf": "2", "g": "8"}},
+    "h264.mov": {"codec": "libx264", "options": SAME | {"bf": "2", "g": "8"}},
+    "fragments.mp4": {
+        "codec": "libx264",
+        "options": SAME | {"g": "8"},
+        "muxer": {"movflags": "frag_keyframe+empty_moov"},
+    },
+    "h264.mkv": {"codec": "libx264", "options": SAME | {"bf": "2", "g": "8"}},
+    "h264.avi": {"codec": "libx264", "options": SAME | {"bf": "2", "g": "8"}},
     "vp8.webm": {"codec": "libvpx", "options": {"auto-alt-ref": "1", "lag-in-frames": "8", "b": "200k"}},
     "mpeg4.avi": {"codec": "mpeg4", "options": {"bf": "2"}},
     "mjpeg.avi": {"codec": "mjpeg", "pixels": "yuvj420p"},
@@ -144,9 +150,11 @@ def clip(path: Path, codec: str, options: dict[str, str] | None = None, pixels: 
     import av
 
     width, height = 96, 64
-    with av.open(str(path), "w", options=muxer or {}) as container:
+    with av.open(str(path), "w", options={"fflags": "+bitexact"} | (muxer or {})) as container:
         stream = container.add_stream(codec, rate=20, options=options or {})
         stream.width, stream.height, stream.pix_fmt = width, height, pixels
+        stream.codec_context.thread_count = 1  # the same file each time, so that a seed stands for its cases
+        stream.codec_context.flags |= av.codec.context.Flags.bitexact
         for i in range(frames):
             image = np.zeros((height, width, 3), np.uint8)
             image[..., 0], image[..., 1] = np.linspace(0, 255, width, dtype=np.uint8), 8 * i % 256
