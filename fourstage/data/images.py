@@ -57,9 +57,10 @@ def read_images(
     found = largest = 0
     for path in paths:
         check_file(path, "a PNG or JPEG")
-        with _faults(path), path.open("rb") as file, _opened(file, path) as image:
-            found += image_bytes(*image.size)
-            largest = max(largest, image.width * image.height)
+        with _faults(path), path.open("rb", buffering=0) as file:
+            width, height = _size(file, path)
+        found += image_bytes(width, height)
+        largest = max(largest, width * height)
         check_decoded_bytes(f"{path} in a list of {len(paths)} images", found + DECODER_BYTES * largest, max_bytes)
     read = [_decode(path, max_bytes) for path in paths]
     return tuple(image for image, _ in read), tuple(dict.fromkeys(note for _, notes in read for note in notes))
@@ -131,6 +132,16 @@ def _files_of(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
             ]
     except OSError as error:
         raise SampleError(f"image folder {folder} cannot be read: {error.strerror}; expected {expected}") from error
+
+
+def _size(file: IO[bytes], path: Path) -> tuple[int, int]:
+    """Width and height by the header: a PNG's first chunk (PNG specification, 11.2.2), else PIL, which takes longer."""
+    start = file.read(33)
+    if len(start) == 33 and start.startswith(PNG_MAGIC) and zlib.crc32(start[12:29]) == int.from_bytes(start[29:]):
+        return int.from_bytes(start[16:20]), int.from_bytes(start[20:24])
+    file.seek(0)
+    with _opened(file, path) as image:
+        return int(image.width), int(image.height)
 
 
 def _decode(path: Path, max_bytes: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

@@ -368,3 +368,15 @@ def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
         list_images(tmp_path)
     with pytest.raises(SampleError, match="gone does not exist"):
         list_images(tmp_path / "gone")
+
+
+def test_a_header_whose_sum_is_wrong_is_damage_not_a_size(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{i}.png" for i in range(2)]
+    for path in paths:
+        Image.new("RGB", (20, 10)).save(path)
+    content = bytearray(paths[1].read_bytes())
+    content[16] = 0x20  # a width of half a thousand million
+    paths[1].write_bytes(content)
+    with pytest.raises(SampleError, match=r"1\.png .*(damaged|PNG)") as raised:
+        read_images(paths)
+    assert "max_sample_bytes" not in str(raised.value)
