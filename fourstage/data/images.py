@@ -58,7 +58,7 @@ def read_images(
     for path in paths:
         check_file(path, "a PNG or JPEG")
         with _faults(path), path.open("rb", buffering=0) as file:
-            width, height = _size(file, path)
+            width, height = _size(file)
         found += image_bytes(width, height)
         largest = max(largest, width * height)
         check_decoded_bytes(f"{path} in a list of {len(paths)} images", found + DECODER_BYTES * largest, max_bytes)
@@ -134,13 +134,13 @@ def _files_of(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
         raise SampleError(f"image folder {folder} cannot be read: {error.strerror}; expected {expected}") from error
 
 
-def _size(file: IO[bytes], path: Path) -> tuple[int, int]:
+def _size(file: IO[bytes]) -> tuple[int, int]:
     """Width and height by the header: a PNG's first chunk (PNG specification, 11.2.2), else PIL, which takes longer."""
     start = file.read(33)
     if len(start) == 33 and start.startswith(PNG_MAGIC) and zlib.crc32(start[12:29]) == int.from_bytes(start[29:]):
         return int.from_bytes(start[16:20]), int.from_bytes(start[20:24])
     file.seek(0)
-    with _opened(file, path) as image:
+    with _opened(file) as image:
         return int(image.width), int(image.height)
 
 
@@ -151,7 +151,7 @@ def _decode(path: Path, max_bytes: int) -> tuple[NDArray[np.uint8], tuple[str, .
         content = path.read_bytes()
         if content.startswith(PNG_MAGIC):
             _check_png(content, path)
-        with _opened(BytesIO(content), path) as image:
+        with _opened(BytesIO(content)) as image:
             area = image.width * image.height
             check_decoded_bytes(path, image_bytes(*image.size) + DECODER_BYTES * area, max_bytes)
             if image.mode not in MODES:
@@ -192,7 +192,7 @@ def _faults(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(file: IO[bytes], path: Path) -> Iterator[Any]:
+def _opened(file: IO[bytes]) -> Iterator[Any]:
     """The image of an open file, its pixels not decoded yet."""
     from PIL import Image
 
