@@ -8,6 +8,7 @@ needed(spread, effect=0.03, samples=20)                     # Need(replicates=6,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -118,15 +119,8 @@ def needed(
     def reached(replicates: int) -> float:
         return power_of(spread, 1 + effect, replicates, samples, clusters, alpha, rows)
 
-    if reached(MOST) < power:
-        return None
-    low, high = 1, 2
-    while reached(high) < power:
-        low, high = high, min(2 * high, MOST)
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (low, middle) if reached(middle) >= power else (middle, high)
-    return Need(high, samples, reached(high))
+    fewest = _fewest(reached, power, MOST)
+    return None if fewest is None else Need(fewest, samples, reached(fewest))
 
 
 def samples_needed(
@@ -144,7 +138,12 @@ def samples_needed(
 
     if effect <= 0 or per_cluster < 1:
         raise ValueError("an effect is above 0, and a cluster has one sample or more")
-    top = max(most // per_cluster, 2)
+    fewest = _fewest(reached, power, max(most // per_cluster, 2))
+    return None if fewest is None else Need(replicates, fewest * per_cluster, reached(fewest))
+
+
+def _fewest(reached: Callable[[int], float], power: float, top: int) -> int | None:
+    """The smallest number from 2 to `top` with which the power is reached; None where `top` does not reach it."""
     if reached(top) < power:
         return None
     low, high = 1, 2
@@ -153,7 +152,7 @@ def samples_needed(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if reached(middle) >= power else (middle, high)
-    return Need(replicates, high * per_cluster, reached(high))
+    return high
 
 
 def _check(power: float) -> None:
