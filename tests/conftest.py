@@ -12,6 +12,7 @@ from fourstage.cli.run import main
 from fourstage.data.formats.demo import make_demo
 from fourstage.tracking.reader import RunFacts, find_runs
 from fourstage.tracking.store import Destination, open_store
+from tests.fake_gpu import Fake, make_fake_gpu
 from tests.small import SIZE, SMALL, Run, into
 from tests.stores import records, sweep
 from tests.stores import store as store_run
@@ -45,6 +46,11 @@ def _gpu(request: pytest.FixtureRequest) -> None:
 
         if not torch.cuda.is_available():
             pytest.skip("no CUDA device")
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    return make_fake_gpu(monkeypatch)
 
 
 @pytest.fixture(scope="module")

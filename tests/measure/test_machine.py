@@ -11,18 +11,13 @@ import pytest
 
 from fourstage.measure import machine as module
 from fourstage.measure.machine import GpuState, gpu_state, nvml_reason
-from tests.fake_gpu import UUID, Fake, make_fake_gpu, nvml_forgotten
+from tests.fake_gpu import UUID, Fake, nvml_forgotten
 
 
 @pytest.fixture(autouse=True)
 def _forget() -> Iterator[None]:
     with nvml_forgotten():
         yield
-
-
-@pytest.fixture
-def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    return make_fake_gpu(monkeypatch)
 
 
 STATE = GpuState(1980, 2619, 412.5, 61, ("sw_power_cap", "sw_thermal_slowdown"), 97, 1234)

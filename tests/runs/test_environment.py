@@ -17,7 +17,7 @@ from fourstage import version
 from fourstage.measure.machine import nvml_reason
 from fourstage.runs import environment as module
 from fourstage.runs.environment import environment, git_diff, git_state
-from tests.fake_gpu import UUID, Fake, make_fake_gpu, nvml_forgotten
+from tests.fake_gpu import UUID, Fake, nvml_forgotten
 
 BIG_DIFF = 300_000
 
@@ -242,11 +242,6 @@ def test_the_file_system_of_the_dataset_and_of_the_working_folder_are_recorded(t
 def _forget() -> Iterator[None]:
     with nvml_forgotten():
         yield
-
-
-@pytest.fixture
-def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> Fake:
-    return make_fake_gpu(monkeypatch)
 
 
 def test_the_facts_of_a_gpu_are_recorded(fake_gpu: Fake) -> None:

@@ -104,13 +104,6 @@ def test_what_a_slow_server_takes_is_counted_and_what_a_database_takes_is_not() 
     assert slow.left_s < 2 <= local.left_s
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("made") / "mlflow.db"
-    open_store(Destination(f"sqlite:///{path}", None, "study"))
-    return path
-
-
 @pytest.fixture
 def store(made: Path, tmp_path: Path) -> Destination:
     return Destination(f"sqlite:///{shutil.copy(made, tmp_path / 'mlflow.db')}", None, "study")

@@ -25,14 +25,6 @@ print(open_store(Destination(sys.argv[1], None, "shared"))[1])
 """
 
 
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished store; tests work on copies, since making one takes seconds."""
-    path = tmp_path_factory.mktemp("made") / "mlflow.db"
-    open_store(Destination(f"sqlite:///{path}", None, "study"))
-    return path
-
-
 @pytest.fixture
 def store(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copy(made, tmp_path / "mlflow.db"))
