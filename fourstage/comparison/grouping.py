@@ -57,6 +57,20 @@ def group_by(runs: Sequence[Params], words: Sequence[str]) -> tuple[Group, ...]:
     )
 
 
+def same_configuration(runs: Sequence[Params]) -> tuple[tuple[int, ...], ...]:
+    """Indexes of the runs of each configuration: runs that differ in `seed` and labels alone are pooled.
+
+    Configurations are in the order of their first run. A setting that an older version did not have counts as one
+    of its own ("-"), since nothing says what that version did. `run_data.replicate_codes` gives the replicate of each
+    record of pooled runs.
+    """
+    names = [name for name in _names(runs) if name != "seed" and not is_label(name)]
+    found: dict[tuple[str, ...], list[int]] = {}
+    for index, run in enumerate(runs):
+        found.setdefault(tuple(run.get(name, "-") for name in names), []).append(index)
+    return tuple(tuple(members) for members in found.values())
+
+
 def below(word: str, names: Sequence[str]) -> list[str]:
     """The settings that a word names: itself, or all below it."""
     if word == "generation":

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from fourstage.config.schema import is_label
-from fourstage.records.columns import Columns
+from fourstage.records.columns import Columns, Ints
 from fourstage.stages import STAGES, UserError
 from fourstage.stats.clusters import Floats
 
@@ -68,6 +68,22 @@ class StageFacts:
     bytes_read: float | None
     visual_tokens: float | None
     cached: bool
+
+
+def replicate_codes(runs: Sequence[RunData]) -> tuple[Ints, ...]:
+    """Which process measured each record of runs that are pooled (`grouping.same_configuration`), counted over all.
+
+    A run with replicates has a process for each. Runs of a sweep that were measured in one process are one replicate,
+    however many there are: they share its luck.
+    """
+    codes: dict[tuple[object, ...], int] = {}
+    found = []
+    for run in runs:
+        process = run.tags.get("fourstage.process") if run.params.get("replicates", "1") == "1" else None
+        own, inverse = np.unique(run.columns.replicate, return_inverse=True)
+        each = [codes.setdefault((process or run.run_id, int(number)), len(codes)) for number in own]
+        found.append(np.asarray(each, dtype=np.int64)[inverse])
+    return tuple(found)
 
 
 def own_memory(run: RunData) -> bool:

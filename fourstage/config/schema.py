@@ -230,6 +230,7 @@ class Config:
     prompt: str | None
     seed: Annotated[int, Range(0, MOST)]
     device: str
+    replicates: Annotated[int, Range(1, 1000)]
     batch_size: Annotated[int, Range(1, 1024)]
     cache: Literal["none", "frames", "tensors"]
     study: str | None
@@ -415,11 +416,12 @@ def identity(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(flat, sort_keys=True).encode()).hexdigest()[:16]
 
 
-LABELS = ("run_name", "study", "dataset.cache", "dataset.hash", "objective")
+LABELS = ("run_name", "study", "dataset.cache", "dataset.hash", "objective", "replicates")
 
 
 def is_label(key: str) -> bool:
-    """Whether a setting cannot change a result: where a run is tracked, its names, how its sweep is organised."""
+    """Whether a setting cannot change a result: where a run is tracked, its names, how its sweep is organised, how
+    often it is replicated."""
     organises = key.startswith("sweep.") and key != "sweep.rounds"
     return organises or key.startswith("tracking.") or key in LABELS
 

@@ -29,7 +29,7 @@ Ints = NDArray[np.int64]
 Codes = NDArray[np.int32]
 
 # fields of SampleRecord as they are; a number that may be missing is a float, so that it can be NaN
-COUNTS = ("position", "repeat", "batch_size")
+COUNTS = ("position", "repeat", "replicate", "batch_size")
 NAMES = ("key", "finish_reason", "source")  # as codes
 LISTS = ("token_s", "output_ids", "notes", "cached_stages")  # as their lengths
 SECONDS = (*(figure.field for figure in SUMMARISED), "end_to_end_s")
@@ -48,6 +48,7 @@ class Columns:
     keys: tuple[str, ...]  # each once, in order of appearance
     position: Ints
     repeat: Ints
+    replicate: Ints  # which fresh process of the run measured it; 0 in records of older versions
     batch_size: Ints
     started_unix_s: Floats
     load_s: Floats

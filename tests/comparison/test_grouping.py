@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from fourstage.comparison.grouping import distinct_names, group_by
+from fourstage.comparison.grouping import distinct_names, group_by, same_configuration
+from fourstage.comparison.run_data import RunData, replicate_codes
 from fourstage.config.schema import SettingError
+from fourstage.records.columns import Columns
+from tests.builders import timed
 
 E = {"model.name": "eventgpt", "model.event_images": "5", "temperature": "0.6", "seed": "0"}
 V = {"model.name": "videollava", "model.frames": "8", "temperature": "0.2", "seed": "0"}
@@ -65,3 +68,19 @@ def test_runs_of_one_name_are_told_apart_by_what_differs_else_by_their_id() -> N
     ids = ["a" * 32, "b" * 32, "c" * 32, "d" * 32]
     names = distinct_names(["x", "x", "y", "x"], runs, ids)
     assert names == ("x (stop=natural)", "x (stop=fixed bbbbbbbb)", "y", "x (stop=fixed dddddddd)")
+
+
+def test_runs_that_differ_in_the_seed_and_labels_alone_are_one_configuration() -> None:
+    runs = [E, V, E | {"seed": "1", "run_name": "again", "replicates": "3"}, E | {"precision": "bf16"}]
+    assert same_configuration(runs) == ((0, 2), (1,), (3,))
+
+
+def test_a_replicate_is_a_process_of_a_run_and_runs_of_one_process_share_theirs() -> None:
+    def run(run_id: str, process: str, *replicates: int) -> RunData:
+        columns = Columns.of([timed("a", replicate=replicate) for replicate in replicates])
+        params = {"replicates": str(len(set(replicates)))}
+        return RunData(run_id, run_id, params, {"fourstage.process": process}, {}, columns)
+
+    runs = [run("a", "host 1@1.0", 0, 0, 1, 1), run("b", "host 1@1.0", 0, 1), run("c", "host 2@1.0", 0)]
+    runs += [run("d", "host 2@1.0", 0), run("e", "host 3@1.0", 0)]
+    assert [list(codes) for codes in replicate_codes(runs)] == [[0, 0, 1, 1], [2, 3], [4], [4], [5]]

@@ -184,6 +184,7 @@ def write_synthetic(path: Path, n: int, steps: int) -> None:
         "key": pa.array(np.char.add("clip ", (np.arange(n) % 5000).astype(str))),
         "position": pa.array(np.arange(n)),
         "repeat": pa.array(np.arange(n) // 5000),
+        "replicate": pa.array(np.zeros(n, dtype=np.int64)),
         "batch_size": pa.array(np.ones(n, dtype=np.int64)),
         "decode_s": pa.array(np.exp(rng.normal(0, 0.2, n))),
         "output_tokens": pa.array(np.full(n, steps + 1)),

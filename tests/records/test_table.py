@@ -20,6 +20,7 @@ FULL = SampleRecord(
     position=3,
     round=1,
     repeat=1,
+    replicate=2,
     role="sentinel",
     batch_size=2,
     seed=2**40,
