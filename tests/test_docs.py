@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from fourstage.cli.app import COMMANDS
-from fourstage.config.schema import _leaves, check_override
+from fourstage.config.keys import check_override, every_key
 from fourstage.data.dataset import _KNOWN
 
 ROOT = Path(__file__).parents[1]
@@ -41,7 +41,7 @@ def test_the_settings_page_is_what_conf_says(writer: ModuleType) -> None:
 
 def test_every_setting_of_the_schema_is_on_the_settings_page(writer: ModuleType) -> None:
     shown = {setting.key for setting in writer.all_settings()}
-    assert shown == {key for key in _leaves() if not key.endswith(".name") or key == "sweep.name"}
+    assert shown == {key for key in every_key() if not key.endswith(".name") or key == "sweep.name"}
 
 
 def test_a_setting_without_a_comment_is_refused(writer: ModuleType, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from fourstage.cli import compare, ingest, inspect, sync
 from fourstage.cli.run import main
-from fourstage.config import schema as config
+from fourstage.config import flat, run_names, schema
 from fourstage.config.compose import compose, quote_where_needed
 from fourstage.data.formats.demo import JSON_NAME
 from fourstage.json_text import parse_json
@@ -217,8 +217,8 @@ def test_a_result_file_with_halves_of_characters_is_taken_in(
 def test_a_free_text_stays_as_it_was_typed(typed: str) -> None:
     for key in ("run_name", "prompt", "tracking.experiment"):
         tree = compose([f"{key}={typed}"])
-        assert config.flatten(tree)[key] == typed
-        config.check(tree)
+        assert flat.flatten(tree)[key] == typed
+        schema.check(tree)
 
 
 @pytest.mark.parametrize(
@@ -255,10 +255,10 @@ def test_one_number_has_one_identity_and_one_name_however_it_was_written() -> No
     trees = []
     for zero in ("0", "0.0", "-0.0", "0e5"):
         tree = compose([f"temperature={zero}", "top_p=1"])
-        trees.append(config.typed(tree, config.check(tree)))
-    assert len({config.identity(tree) for tree in trees}) == 1
-    assert str(config.flatten(trees[0])["temperature"]) == "0.0"
-    names = {config.default_run_name(config.check(tree), {"top_p": "1"}) for tree in trees}
+        trees.append(schema.typed(tree, schema.check(tree)))
+    assert len({flat.identity(tree) for tree in trees}) == 1
+    assert str(flat.flatten(trees[0])["temperature"]) == "0.0"
+    names = {run_names.default_run_name(schema.check(tree), {"top_p": "1"}) for tree in trees}
     assert names == {"eventgpt-demo-fp32-greedy-top_p=1"}
 
 

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if first in COMMANDS:
         return _call(first, words[1:])
     if first and "=" not in first and not first.startswith(("-", "+", "~")):
-        from fourstage.config.schema import suggest
+        from fourstage.config.values import suggest
 
         say(f"error: unknown command {first!r}; {suggest(first, list(COMMANDS))}")
         return UNUSABLE

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
-from fourstage.config.schema import SettingError, suggest
+from fourstage.config.values import SettingError, suggest
 from fourstage.credentials import take_out
 from fourstage.exit_codes import FAILED, UNUSABLE
 from fourstage.paths import shortened

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from fourstage.cli.command import parse_words, run_command
 from fourstage.comparison.selection import brief
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.exit_codes import FAILED
 from fourstage.paths import path_of
 

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fourstage.cli.command import run_command
-from fourstage.config.schema import SettingError, check, suggest
+from fourstage.config.schema import check
+from fourstage.config.values import SettingError, suggest
 from fourstage.paths import path_of
 
 WORDS = {"sample": "", "media": "", "out": "", "format": "table"}

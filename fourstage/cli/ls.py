@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from fourstage.cli.command import run_command
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.records.figures import LISTED
 from fourstage.records.units import MISSING
 from fourstage.stages import UserError

@@ -3,7 +3,7 @@
     fourstage run model=videollava temperature=0.2
     fourstage run -m model=eventgpt,videollava generation=greedy precision=fp32,bf16
 
-Everything about a setting is checked in `config/schema.py` before anything heavy is imported. Exit codes: 0 all runs
+Everything about a setting is checked in `config/` before anything heavy is imported. Exit codes: 0 all runs
 finished; 1 a run failed; 2 the command line or the data could not be used; 3 measured, but the store did not take it;
 130 and 143 after Ctrl-C and kill. Left out: one run (`runs/session.py`) and several together (`runs/sweep.py`).
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from fourstage.comparison.selection import brief
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 
 if TYPE_CHECKING:
     from fourstage.comparison.run_data import RunData

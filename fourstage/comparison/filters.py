@@ -13,7 +13,7 @@ import fnmatch
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from fourstage.config.schema import SettingError, suggest
+from fourstage.config.values import SettingError, suggest
 
 if TYPE_CHECKING:
     from fourstage.tracking.reader import RunFacts

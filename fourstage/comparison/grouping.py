@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fourstage.config.schema import SettingError, is_label, suggest
+from fourstage.config.flat import is_label
+from fourstage.config.values import SettingError, suggest
 
 GENERATION = ("temperature", "top_p", "top_k", "max_new_tokens", "num_beams", "stop")
 Params = Mapping[str, str]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fourstage.config.schema import is_label
+from fourstage.config.flat import is_label
 from fourstage.records.columns import Columns, Ints
 from fourstage.stages import STAGES, UserError
 from fourstage.stats.clusters import Floats

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fourstage.config.schema import SettingError, suggest
+from fourstage.config.values import SettingError, suggest
 from fourstage.records.units import first_few
 from fourstage.stages import UserError
 from fourstage.text import say

@@ -37,7 +37,7 @@ from fourstage.comparison.findings import (
 )
 from fourstage.comparison.grouping import group_by
 from fourstage.comparison.run_data import RunData, stage_facts
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.records.figures import ENCODE, PREFILL, TOKENS_OUT, TOTAL, TPOT, TTFT
 from fourstage.records.units import plain, with_limits
 from fourstage.stats.intervals import Interval, bootstrap_interval, paired_interval

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from fourstage import plugins
-from fourstage.config import schema as settings
-from fourstage.config import studies
-from fourstage.config.schema import SettingError
+from fourstage.config import keys, studies, values
+from fourstage.config.values import SettingError
 from fourstage.credentials import keep
 from fourstage.paths import shortened, too_long
 from fourstage.plugins import conf_folder
@@ -100,10 +99,10 @@ def check_command_line(argv: Sequence[str]) -> None:
             _check_study(text, override, argv)
             continue
         if override.is_sweep_override() and not sweeping:
-            quoted = f", or put the text in quotes: {shell_quoted(text)}" if settings.is_text(key) else ""
+            quoted = f", or put the text in quotes: {shell_quoted(text)}" if keys.is_text(key) else ""
             raise SettingError(f"{text!r} gives several values: add -m to run each of them{quoted}")
         for value in _values(override):
-            settings.check_override(key, value, conf_folder())
+            keys.check_override(key, value, conf_folder())
 
 
 def _check_study(text: str, override: Any, argv: Sequence[str]) -> None:
@@ -126,7 +125,7 @@ def _check_study(text: str, override: Any, argv: Sequence[str]) -> None:
         (swept,) = parser.parse_overrides([quote_where_needed(f"{key}={written}")])
         for value in _values(swept):
             try:
-                settings.check_override(key, value, conf_folder())
+                keys.check_override(key, value, conf_folder())
             except SettingError as error:
                 raise SettingError(f"{study.path}: {error}") from error
 
@@ -186,7 +185,7 @@ def explain_plugin(group: str, name: str) -> str:
     if name in PLUGINS[group]:
         return f"{group}={name} needs an extra: pip install 'fourstage[{PLUGINS[group][name][0]}]'"
     options = sorted({*_options_that_hydra_knows(group), *PLUGINS[group]})
-    return f"unknown {group} {name!r}; {settings.suggest(name, options)}"
+    return f"unknown {group} {name!r}; {values.suggest(name, options)}"
 
 
 def _plugin_is_installed(package: str) -> bool:
@@ -230,7 +229,7 @@ def offer_plugins() -> None:
         for name in plugins.names(kind):
             if not (conf_folder() / group / f"{name}.yaml").is_file():
                 package = "_global_" if group == "generation" else None
-                node = settings.defaults(group, name)
+                node = keys.defaults(group, name)
                 ConfigStore.instance().store(name, node, group, package, provider="fourstage")
 
 
@@ -244,7 +243,7 @@ def quote_where_needed(text: str) -> str:
     """The override `text`, with a free text's values in quotes where Hydra would make a number of them (1.50, 2024e5,
     true) or cannot read them (~/data). One that is in quotes already, and null, stay."""
     key, _, value = text.partition("=")
-    if not settings.is_text(key.lstrip("+")):
+    if not keys.is_text(key.lstrip("+")):
         return text
     if function := re.fullmatch(r"\s*(choice|shuffle)\((.*)\)\s*", value, re.DOTALL):
         return f"{key}={function[1]}({_quote_elements(function[2])})"
@@ -297,7 +296,7 @@ def quote_study_texts(cfg: Any) -> None:
     params = cfg.hydra.sweeper.get("params") or {}
     with open_dict(cfg):
         for key, value in list(params.items()):
-            if settings.is_text(str(key)) and value is not None:
+            if keys.is_text(str(key)) and value is not None:
                 written = str(value).lower() if isinstance(value, bool) else str(value)
                 params[key] = quote_where_needed(f"{key}={written}").partition("=")[2]
 
@@ -400,7 +399,7 @@ def explain_hydra_error(error: Exception) -> str:
     if match := re.search(r"Could not (?:override|append|delete|resolve)[^']*'([^']+)'", str(error)):
         key = match[1]
         group = key.partition(".")[0]
-        owner = settings.owner(key)
+        owner = keys.owner(key)
         whose = f"it belongs to {owner}" if owner else "fourstage run --cfg job shows what is"
         return f"{key!r} is no setting of the {group} that was chosen; {whose}"
     if match := re.search(r"Could not find '(hydra/(?:launcher|sweeper))/([^']+)'", str(error)):
@@ -431,7 +430,7 @@ def _values(override: Any) -> list[Any]:
         return []
     value = override._value
     if type(value).__name__ == "Glob":  # of Hydra: it chooses among files, and a plain setting has none
-        if override.key_or_group in settings.GROUPS:
+        if override.key_or_group in keys.GROUPS:
             return []
         raise SettingError(f"{shortened(str(override.input_line))!r}: glob() chooses among the options of a group")
     if override.is_choice_sweep():

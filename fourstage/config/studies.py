@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fourstage.config.schema import SettingError, suggest
+from fourstage.config.values import SettingError, suggest
 
 GROUP = "experiments"
 

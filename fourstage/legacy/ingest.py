@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.exit_codes import FAILED
 from fourstage.legacy.keys import shown
 from fourstage.legacy.layouts import NoResultsError

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.legacy.keys import (
     CLAIMED_SAMPLES,
     COUNT,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import fmean, median
 
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.legacy.keys import (
     COUNT,
     IDS,

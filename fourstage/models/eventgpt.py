@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
-from fourstage.config.schema import Config, ModelSettings, PretrainedWeights, Range, Weights
+from fourstage.config.schema import Config, ModelSettings, PretrainedWeights, Weights
+from fourstage.config.values import Range
 from fourstage.lazy import lazy
 from fourstage.models import building
 from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches

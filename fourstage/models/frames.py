@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from fourstage.config.schema import ModelSettings, Range
+from fourstage.config.schema import ModelSettings
+from fourstage.config.values import Range
 from fourstage.lazy import lazy
 from fourstage.stages import Media, Sample
 

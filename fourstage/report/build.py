@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from fourstage.comparison.selection import brief
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.stages import UserError
 from fourstage.text import one_line
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fourstage import plugins
-from fourstage.config.schema import from_params
+from fourstage.config.keys import from_params
 from fourstage.data.dataset import dataset_digest
 from fourstage.data.samples import read_samples
 from fourstage.stages import Sample, UserError

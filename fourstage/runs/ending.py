@@ -11,7 +11,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from fourstage.config import schema as settings
+from fourstage.config import flat, run_names, schema
 from fourstage.exit_codes import FAILED, UNDELIVERED
 from fourstage.runs.job import Job
 from fourstage.runs.measurement import Measurement
@@ -83,7 +83,7 @@ def fail_job(job: Job, error: Exception) -> Outcome:
     It leaves a FAILED run where one can be made. What prevents that is reported, and stops no other job.
     """
     assert job.membership is not None
-    name = settings.name_of_varied(job.varied) or f"job {job.number}"
+    name = run_names.name_of_varied(job.varied) or f"job {job.number}"
     outcome = Outcome("FAILED", name, job.number, why=describe_error(error), code=FAILED)
     try:
         with signals_held():
@@ -100,14 +100,14 @@ def _leave_failed_run(job: Job, error: Exception, outcome: Outcome) -> None:
     from fourstage.tracking.store import Destination
 
     assert job.membership is not None
-    sweep, tracking = settings.sweep_settings(job.tree)
-    settings_hash = settings.identity(job.tree)
+    sweep, tracking = schema.sweep_settings(job.tree)
+    settings_hash = flat.identity(job.tree)
     tags = sweep_tags(job.membership) | {"fourstage.settings_hash": settings_hash}
     destination = Destination.of(tracking)
     if sweep.resume:
         _trash_failed_tries(destination, job.membership.parent, settings_hash)
     begin = partial(
-        RunFolder.begin, destination=destination, name=outcome.name, params=settings.flatten(job.tree), tags=tags,
+        RunFolder.begin, destination=destination, name=outcome.name, params=flat.flatten(job.tree), tags=tags,
         traces=0, parent=job.membership.folder,
     )  # fmt: skip
     try:

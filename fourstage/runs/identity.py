@@ -1,6 +1,6 @@
 """What makes two runs the same: their settings, their data, their weights' files, and the code that measured them.
 
-Left out is what cannot change a result: labels (`config.schema.is_label`), and code that only shows, stores or
+Left out is what cannot change a result: labels (`config.flat.is_label`), and code that only shows, stores or
 compares. The machine is left out too: it is compared where a half-done run would continue (`resume.py`).
 
     identity = identify(config, tree, digest)
@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fourstage.config import schema as settings
+from fourstage.config import flat
 from fourstage.config.schema import Config, PretrainedWeights
 from fourstage.models.reading import local_folder
 from fourstage.plugins import files_of_others
@@ -34,6 +34,7 @@ MEASURING = (
     "engines",
     "measure",
     "config.schema",
+    "config.values",
     "stats.intervals",  # ends the rounds of protocol.target_half_width
     "stats.clusters",
     "json_text",
@@ -71,7 +72,7 @@ class Identity:
 
 def identify(config: Config, tree: Mapping[str, Any], digest: str) -> Identity:
     """The identity of the run of a composed tree over the data of a digest (`dataset.dataset_digest`)."""
-    return Identity(settings.identity(tree), digest, weights_hash(config), code_hash())
+    return Identity(flat.identity(tree), digest, weights_hash(config), code_hash())
 
 
 @cache

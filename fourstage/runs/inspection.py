@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourstage.config.schema import Config, SettingError, suggest
+from fourstage.config.schema import Config
+from fourstage.config.values import SettingError, suggest
 from fourstage.paths import kind_of, path_of, shortened
 from fourstage.stages import STAGES, Features, Generation, Inputs, Media, UserError
 from fourstage.text import markdown_cell

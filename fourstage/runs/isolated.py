@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-from fourstage.config import schema as settings
+from fourstage.config import schema
 from fourstage.config.compose import JOB_VARIABLE
 from fourstage.exit_codes import FAILED
 from fourstage.runs.job import SWEEP_VARIABLE, Job
@@ -36,7 +36,7 @@ def run_isolated(job: Job) -> Outcome:
         raise
     if found := read_outcome(job.folder):
         if not found.delivered:  # the next job's process does not wait for the store again
-            _, tracking = settings.sweep_settings(job.tree)
+            _, tracking = schema.sweep_settings(job.tree)
             patience_with(tracking.uri).give_up("it was away for the job before")
         return found
     why, folder = f"its process ended with {code}", str(job.folder)

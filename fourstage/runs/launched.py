@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
 
-from fourstage.config import schema as settings
+from fourstage.config import schema
 from fourstage.runs.job import Job
 from fourstage.runs.outcome import OUTCOME, Outcome, describe_error, write_outcome
 from fourstage.runs.prepare import Shared
@@ -85,7 +85,7 @@ def stop_processes() -> None:
 
 def reaches_from_afar(tree: Mapping[str, Any]) -> bool:
     """Whether a machine without the sweep's folder can reach the store; reports where it cannot."""
-    _, tracking = settings.sweep_settings(tree)
+    _, tracking = schema.sweep_settings(tree)
     if tracking.uri.startswith(("http://", "https://", "postgresql", "mysql", "mssql", "databricks")):
         return True
     say(
@@ -102,7 +102,7 @@ def _sweep_has_ended(job: Job) -> bool:
 
     membership = job.membership
     assert membership is not None
-    _, tracking = settings.sweep_settings(job.tree)
+    _, tracking = schema.sweep_settings(job.tree)
     which = f"attributes.run_id = '{membership.parent}'"
     if membership.parent.startswith(PENDING):
         which = f"tags.`fourstage.token` = '{membership.parent.removeprefix(PENDING)}'"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fourstage.config import schema as settings
+from fourstage.config import flat
 from fourstage.credentials import variables
 from fourstage.runs.identity import Identity
 from fourstage.runs.job import Job, Membership
@@ -97,7 +97,7 @@ def _new_folder(prepared: Prepared) -> RunFolder:
 
     job, config = prepared.job, prepared.config
     return RunFolder.begin(
-        job.folder, prepared.destination, prepared.name, settings.flatten(job.tree),
+        job.folder, prepared.destination, prepared.name, flat.flatten(job.tree),
         run_tags(config, prepared.identity, job.membership), config.tracking.traces,
         parent=job.membership.folder if job.membership else None,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fourstage.config import schema as settings
+from fourstage.config import run_names, schema
 from fourstage.config.schema import Config
 from fourstage.credentials import masked
 from fourstage.runs.identity import Identity, identify
@@ -72,7 +72,7 @@ def prepare(job: Job, config: Config, shared: Shared) -> Prepared:
         from fourstage.models.load import preflight
         from fourstage.tracking.store import Destination
     preflight(config)
-    name = masked(config.run_name or settings.default_run_name(config, job.varied))
+    name = masked(config.run_name or run_names.default_run_name(config, job.varied))
     destination = Destination.of(config.tracking)
     return Prepared(job, config, name, samples, identify(config, job.tree, digest), destination)
 
@@ -96,7 +96,7 @@ def digest_of_settings(tree: Mapping[str, Any]) -> str | None:
     from fourstage.stages import UserError
 
     try:
-        dataset = settings.dataset_settings(tree)
+        dataset = schema.dataset_settings(tree)
     except UserError:  # a job's own overrides complete it, or its run reports the mistake
         return None
     return dataset_digest(read_samples(dataset), dataset.hash, say)

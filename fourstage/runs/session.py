@@ -16,7 +16,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from fourstage.config import schema as settings
+from fourstage.config import schema
 from fourstage.runs.ending import end_run, fail_job, record_error
 from fourstage.runs.job import Job
 from fourstage.runs.measurement import Measurement
@@ -59,8 +59,8 @@ class RunSession:
     def begin(self) -> None:
         """Check the settings, read the dataset, and make the run, unless another run has its result."""
         with self._errors_recorded():
-            config = settings.check(self.job.tree)
-            self.job, self.rounds = replace(self.job, tree=settings.typed(self.job.tree, config)), config.sweep.rounds
+            config = schema.check(self.job.tree)
+            self.job, self.rounds = replace(self.job, tree=schema.typed(self.job.tree, config)), config.sweep.rounds
             prepared = self._prepared = prepare(self.job, config, self.shared)
             self.outcome.name = prepared.name
             earlier = self._find_result(prepared)

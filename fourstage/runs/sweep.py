@@ -25,7 +25,7 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fourstage.config import schema as settings
+from fourstage.config import flat, keys, schema, values
 from fourstage.config.multirun import Multirun
 from fourstage.config.schema import SweepSettings
 from fourstage.exit_codes import FAILED, UNDELIVERED
@@ -170,11 +170,11 @@ def begin(multirun: Multirun) -> Sweep:
         from fourstage.tracking.reader import PENDING
         from fourstage.tracking.store import Destination
 
-    sweep, tracking = settings.sweep_settings(multirun.tree)
+    sweep, tracking = schema.sweep_settings(multirun.tree)
     label = sweep.name or multirun.study or "+".join(multirun.swept) or "sweep"
-    overrides = sorted(settings.canonical(text) for text in multirun.overrides if not settings.is_label(_key(text)))
+    overrides = sorted(keys.canonical(text) for text in multirun.overrides if not flat.is_label(_key(text)))
     varied = sorted(
-        (name, settings.canonical(f"{name}={values}").partition("=")[2]) for name, values in multirun.swept.items()
+        (name, keys.canonical(f"{name}={values}").partition("=")[2]) for name, values in multirun.swept.items()
     )
     key = hashlib.sha256(json.dumps([overrides, varied]).encode()).hexdigest()[:16]
     destination = Destination.of(tracking)
@@ -237,7 +237,7 @@ def refuse_alone(job: Job) -> None:
     """Raise SettingError where a single run is given settings that only a sweep has."""
     asked = [text for text in job.overrides if text.lstrip("+").startswith("sweep.")]
     if asked:
-        raise settings.SettingError(f"{asked[0]} is about the runs of a sweep: add -m")
+        raise values.SettingError(f"{asked[0]} is about the runs of a sweep: add -m")
 
 
 def report_duplicate(job: Job, outcome: Outcome) -> None:

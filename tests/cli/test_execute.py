@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from fourstage.cli.run import execute
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.stages import UserError
 from fourstage.tracking.reader import find_runs
 from fourstage.tracking.store import Destination

@@ -8,7 +8,7 @@ import pytest
 
 from fourstage.cli import ls
 from fourstage.comparison.filters import matching
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.tracking.reader import RunFacts
 from fourstage.tracking.store import Destination
 from tests.small import Run, finished

@@ -6,7 +6,7 @@ import pytest
 
 from fourstage.comparison.grouping import distinct_names, group_by, same_configuration
 from fourstage.comparison.run_data import RunData, replicate_codes
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.records.columns import Columns
 from tests.builders import timed
 

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from fourstage.comparison.selection import Words, select_runs
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.stages import UserError
 from fourstage.tracking.reader import RunFacts
 from fourstage.tracking.store import Destination

@@ -11,7 +11,7 @@ import pytest
 
 from fourstage.cli.run import main
 from fourstage.config.compose import check_command_line, explain_hydra_error
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 
 
 @pytest.mark.parametrize(

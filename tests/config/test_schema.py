@@ -11,9 +11,9 @@ import yaml
 
 from fourstage import plugins
 from fourstage.cli.run import main
-from fourstage.config import schema as settings
+from fourstage.config import flat, keys, run_names, schema
 from fourstage.config.compose import check_command_line, compose
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.plugins import conf_folder
 
 FILES = [path for path in conf_folder().glob("*/*.yaml") if path.parent.name != "experiments"]  # see test_studies.py
@@ -27,20 +27,20 @@ def composed(*overrides: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_file_of_conf_composes_and_passes_the_schema(group: str, option: str) -> None:
     extra = {"eventgpt_json": ["dataset.root=x"], "server": ["tracking.uri=http://127.0.0.1:1"]}.get(option, [])
-    settings.check(composed(f"{group}={option}", *extra))
+    schema.check(composed(f"{group}={option}", *extra))
 
 
 def test_sampling_defaults_follow_the_model() -> None:
-    eventgpt, videollava = settings.check(composed()), settings.check(composed("model=videollava"))
+    eventgpt, videollava = schema.check(composed()), schema.check(composed("model=videollava"))
     assert (eventgpt.temperature, videollava.temperature) == (0.6, 0.2)
     for config in (eventgpt, videollava):
         assert (config.top_p, config.max_new_tokens, config.num_beams) == (1.0, 512, 1)
 
 
 def test_greedy_makes_any_model_deterministic_and_a_temperature_still_wins() -> None:
-    assert settings.check(composed("model=videollava", "generation=greedy")).sampling.greedy
-    assert settings.check(composed("generation=greedy", "temperature=0.4")).temperature == 0.4
-    assert settings.check(composed("temperature=0")).sampling.greedy
+    assert schema.check(composed("model=videollava", "generation=greedy")).sampling.greedy
+    assert schema.check(composed("generation=greedy", "temperature=0.4")).temperature == 0.4
+    assert schema.check(composed("temperature=0")).sampling.greedy
 
 
 @pytest.mark.parametrize(
@@ -139,22 +139,22 @@ def test_a_composed_key_that_nobody_uses_is_an_error() -> None:
     tree = composed()
     tree["model"]["colour"] = "red"
     with pytest.raises(SettingError, match=r"unknown setting 'model.colour'"):
-        settings.check(tree)
+        schema.check(tree)
 
 
 def test_identity_ignores_where_a_run_is_tracked_and_sees_everything_else() -> None:
-    base = settings.identity(composed())
-    assert settings.identity(composed("tracking.experiment=other", "run_name=x", "study=x")) == base
-    assert settings.identity(composed("seed=1")) != base
-    assert settings.identity(composed("temperature=0.61")) != base
-    assert settings.identity(composed("cache=frames")) != base
+    base = flat.identity(composed())
+    assert flat.identity(composed("tracking.experiment=other", "run_name=x", "study=x")) == base
+    assert flat.identity(composed("seed=1")) != base
+    assert flat.identity(composed("temperature=0.61")) != base
+    assert flat.identity(composed("cache=frames")) != base
 
 
 def test_flat_names_are_those_of_the_command_line() -> None:
-    flat = settings.flatten(composed())
-    assert flat["model.name"] == "eventgpt"
-    assert flat["precision"] == "fp32"
-    assert flat["temperature"] == 0.6
+    shown = flat.flatten(composed())
+    assert shown["model.name"] == "eventgpt"
+    assert shown["precision"] == "fp32"
+    assert shown["temperature"] == 0.6
 
 
 def test_every_setting_of_conf_says_what_it_means() -> None:
@@ -164,7 +164,7 @@ def test_every_setting_of_conf_says_what_it_means() -> None:
 
 
 def named(*overrides: str, **varied: str) -> str:
-    return settings.default_run_name(settings.check(composed(*overrides)), varied)
+    return run_names.default_run_name(schema.check(composed(*overrides)), varied)
 
 
 def test_what_every_run_has_is_not_in_its_name() -> None:
@@ -174,15 +174,17 @@ def test_what_every_run_has_is_not_in_its_name() -> None:
     for overrides in ((), ("model=videollava",), ("weights=random",), ("weights=pretrained",),
                       ("dataset=eventgpt_json", "dataset.root=x")):  # fmt: skip
         tree = composed(*overrides)
-        unsaid = settings._unsaid(settings.check(tree))
-        flat = settings.flatten(tree)
-        assert {key: flat[key] for key in unsaid if key in flat} == {key: unsaid[key] for key in unsaid if key in flat}
+        unsaid = run_names._unsaid(schema.check(tree))
+        shown = flat.flatten(tree)
+        assert {key: shown[key] for key in unsaid if key in shown} == {
+            key: unsaid[key] for key in unsaid if key in shown
+        }
 
 
 @pytest.mark.parametrize(("group", "option"), [item for item in OPTIONS if item[0] in plugins.CHOSEN])
 def test_the_files_of_conf_give_the_defaults_of_the_settings(group: str, option: str) -> None:
     written = yaml.safe_load((conf_folder() / group / f"{option}.yaml").read_text())
-    assert written == settings.defaults(group, option)
+    assert written == keys.defaults(group, option)
 
 
 @pytest.mark.parametrize(
@@ -209,37 +211,35 @@ def test_a_name_says_what_is_not_as_by_default(overrides: list[str], name: str) 
 
 
 def test_a_name_is_short_and_one_line_whatever_is_in_it() -> None:
-    config = settings.check(composed())
+    config = schema.check(composed())
     long = [replace(config, prompt="What is there? " * 400 + end) for end in ("a", "b")]
-    one, other = map(settings.default_run_name, long)
+    one, other = map(run_names.default_run_name, long)
     assert one != other
     assert len(one) <= 60
     assert replace(config, prompt="a\n\x1b[31mb") != config
-    assert settings.default_run_name(replace(config, prompt="a\n\x1b[31mb")).isprintable()
-    assert len(settings.default_run_name(config, {f"model.setting_{i}": "x" * 99 for i in range(40)})) <= 120
+    assert run_names.default_run_name(replace(config, prompt="a\n\x1b[31mb")).isprintable()
+    assert len(run_names.default_run_name(config, {f"model.setting_{i}": "x" * 99 for i in range(40)})) <= 120
 
 
 def test_a_sweeps_runs_are_named_by_what_it_varied() -> None:
     assert named("batch_size=4", "seed=1", seed="1", batch_size="4") == "eventgpt-demo-fp32-T0.6-seed=1-batch_size=4"
     both = {"seed": "1", "dataset.seed": "2"}
-    config = settings.check(composed("seed=1", "dataset.seed=2"))
-    assert settings.default_run_name(config, both).endswith("-seed=1-dataset.seed=2")
-    assert settings.name_of_varied(both) == "seed=1-dataset.seed=2"
+    config = schema.check(composed("seed=1", "dataset.seed=2"))
+    assert run_names.default_run_name(config, both).endswith("-seed=1-dataset.seed=2")
+    assert run_names.name_of_varied(both) == "seed=1-dataset.seed=2"
 
 
 def test_settings_are_read_back_from_a_runs_params() -> None:
     tree = composed("model.max_span_us=null", "model.event_images=7", "dataset.seconds=0.5")
-    params = {key: str(value) for key, value in settings.flatten(tree).items()}
-    config = settings.check(tree)
+    params = {key: str(value) for key, value in flat.flatten(tree).items()}
+    config = schema.check(tree)
     for group in plugins.CHOSEN:
-        assert settings.from_params(group, params) == getattr(config, group)
+        assert keys.from_params(group, params) == getattr(config, group)
 
 
 def test_a_run_of_an_earlier_version_gives_the_default_of_a_setting_that_it_did_not_have() -> None:
-    assert (
-        settings.from_params("model", {"model.name": "eventgpt", "model.event_images": "3"}).mp4_folder == "event_mp4"
-    )
+    assert keys.from_params("model", {"model.name": "eventgpt", "model.event_images": "3"}).mp4_folder == "event_mp4"
     with pytest.raises(SettingError, match=r"dataset\.root is missing"):
-        settings.from_params("dataset", {"dataset.name": "eventgpt_json"})
+        keys.from_params("dataset", {"dataset.name": "eventgpt_json"})
     with pytest.raises(SettingError, match=r"model\.frames='many': expected a whole number"):
-        settings.from_params("model", {"model.name": "videollava", "model.frames": "many"})
+        keys.from_params("model", {"model.name": "videollava", "model.frames": "many"})

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from fourstage.cli.run import main
-from fourstage.config import schema as settings
+from fourstage.config import flat, schema
 from fourstage.config.compose import as_tree, with_own_studies
-from fourstage.config.schema import SettingError
 from fourstage.config.studies import find_study, list_studies, read_study
+from fourstage.config.values import SettingError
 from fourstage.plugins import conf_folder
 from fourstage.tracking.reader import find_runs
 from fourstage.tracking.store import Destination, open_store
@@ -54,8 +54,8 @@ def test_every_job_of_a_study_composes_and_is_one_of_its_own(name: str) -> None:
     with initialize_config_dir(str(conf_folder().resolve()), version_base="1.3"):
         for words in jobs(name):
             tree = as_tree(compose("config", [f"+experiments={name}", *words]))
-            assert settings.check(tree).study == name
-            identities.add(settings.identity(tree))
+            assert schema.check(tree).study == name
+            identities.add(flat.identity(tree))
     assert len(identities) == len(list(jobs(name))) > 1
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.legacy.checks import NOT_IN_A_FILE, check_legacy
 from fourstage.legacy.layouts import NoResultsError
 from fourstage.legacy.reader import LegacyRun, read_legacy

@@ -13,7 +13,7 @@ import pytest
 
 from fourstage.cli.compare import WORDS as DEFAULTS
 from fourstage.cli.compare import compare_command, main
-from fourstage.config.schema import SettingError
+from fourstage.config.values import SettingError
 from fourstage.report.build import Compared, compare_sweep, slug
 from fourstage.stages import UserError
 from fourstage.tracking.store import Destination

@@ -31,7 +31,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from fourstage.config.schema import MOST, DatasetSettings, FilePath, Range
+from fourstage.config.schema import DatasetSettings
+from fourstage.config.values import MOST, FilePath, Range
 from fourstage.data.dataset import read_dataset
 from fourstage.lazy import lazy
 from fourstage.stages import Sample, UserError

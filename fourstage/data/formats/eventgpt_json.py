@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from fourstage.config.schema import DatasetSettings, FilePath
+from fourstage.config.schema import DatasetSettings
+from fourstage.config.values import FilePath
 from fourstage.data.dataset import read_dataset
 from fourstage.stages import Sample
 
