@@ -24,8 +24,9 @@ from fourstage.models.base import StagedPipeline
 from fourstage.models.load import load_pipeline
 from fourstage.records.table import write_records
 from fourstage.stages import Sample, SampleRecord
-from fourstage.trust.checks import Check, check_run, valid
-from fourstage.trust.evidence import gather
+from fourstage.trust.check import Check, valid
+from fourstage.trust.checks import check_run
+from fourstage.trust.gather import gather
 
 MODELS = ("eventgpt", "videollava")
 

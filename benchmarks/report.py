@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from fourstage.models.shapes import LanguageModel, Linear, Shapes, VisionTower
 from fourstage.records.summary import summarise_run
 from fourstage.records.table import schema
-from fourstage.trust.checks import Evidence, Expected, check_run
+from fourstage.trust.checks import check_run
+from fourstage.trust.evidence import Evidence, Expected
 from fourstage.trust.roofline import Peaks, run_shares
 
 KEYS = 5000  # distinct samples; the rest are repeats
@@ -70,7 +71,7 @@ def _table(start: int, n: int, rng: np.random.Generator) -> pa.Table:
     total_s = stages["load_s"] + stages["preprocess_s"] + stages["encode_s"] + decode_s
     position = np.arange(start, start + n)
     plain: dict[str, Any] = stages | {
-        "position": position, "repeat": position // KEYS, "started_unix_s": 1.7e9 + position, "decode_s": decode_s,
+        "position": position, "repeat": position // KEYS, "replicate": 0 * position, "started_unix_s": 1.7e9 + position, "decode_s": decode_s,
         "total_s": total_s, "end_to_end_s": 1.001 * total_s, "output_tokens": steps + 1,
         "key": np.char.add("clip ", (position % KEYS).astype(str)),
     }  # fmt: skip

@@ -19,8 +19,8 @@ from itertools import pairwise
 
 from fourstage.records.columns import Columns
 from fourstage.stats.intervals import paired_interval
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
-from fourstage.tracking.store import Destination
 
 WORDS = ["generation=fixed", "max_new_tokens=64", "protocol=quick", "protocol.warmup=5", "sweep.compare=false"]
 STORE = Destination("sqlite:///mlruns/mlflow.db", None, "fourstage")

@@ -11,7 +11,7 @@ import tempfile
 import time
 
 from fourstage.stages import SampleRecord
-from fourstage.tracking.store import Destination
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.writer import TrackedRun
 
 RUNS, SAMPLES = 3, 16

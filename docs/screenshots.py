@@ -19,8 +19,9 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from fourstage.tracking.destination import Destination  # noqa: E402
 from fourstage.tracking.reader import find_runs  # noqa: E402
-from fourstage.tracking.store import Destination, open_store  # noqa: E402
+from fourstage.tracking.store import open_store  # noqa: E402
 from fourstage.tracking.views import NAME, address  # noqa: E402
 from tests.browser import Ui, chromium  # noqa: E402
 from tests.servers import mlflow_server  # noqa: E402

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 
     from fourstage.comparison.effects import Pairwise
     from fourstage.report.layout import Layout
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import RunFacts
-    from fourstage.tracking.store import Destination
 
 __all__ = ["Comparison", "MeasurementError", "Run", "SampleError", "UserError", "compare", "find", "run", "sweep"]
 
@@ -220,8 +220,8 @@ def find(uri: str = URI, experiment: str = EXPERIMENT, **filters: object) -> lis
     """
     from fourstage.comparison.filters import matching
     from fourstage.comparison.selection import is_parent
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import find_runs
-    from fourstage.tracking.store import Destination
 
     destination = Destination(uri, None, experiment)
     runs = [facts for facts in find_runs(destination) if not is_parent(facts)]

@@ -3,7 +3,7 @@
     path_of("~/data", "dataset.root")           # Path("/home/me/data")
     readable_file("results.json", "file")       # the path of a regular file, else UserError
 
-Left out: what a file holds, and paths of stores (`tracking/store.py`).
+Left out: what a file holds, and paths of stores (`tracking/destination.py`).
 """
 
 from __future__ import annotations

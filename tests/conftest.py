@@ -10,8 +10,9 @@ import pytest
 
 from fourstage.cli.run import main
 from fourstage.data.formats.demo import make_demo
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts, find_runs
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from tests.fake_gpu import Fake, make_fake_gpu
 from tests.small import SIZE, SMALL, Run, into
 from tests.stores import records, sweep

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fourstage.data.formats.demo import DemoSettings
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts, find_runs
-from fourstage.tracking.store import Destination
 
 Run = Callable[..., tuple[int, RunFacts | None]]
 SMALL = ["generation=greedy", "max_new_tokens=6", "protocol=quick", "tracking.traces=2"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from fourstage.records.table import write_records
 from fourstage.stages import SampleRecord
-from fourstage.tracking.store import Destination
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.writer import TrackedRun
 from tests.builders import timed
 

@@ -19,8 +19,8 @@ from fourstage.data.formats.demo import JSON_NAME
 from fourstage.json_text import parse_json
 from fourstage.models.base import StagedPipeline
 from fourstage.stages import UserError
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import find_runs, run_records
-from fourstage.tracking.store import Destination
 from tests.legacy_files import lists
 from tests.small import SMALL, Run, finished, into, on
 

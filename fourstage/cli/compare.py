@@ -69,7 +69,7 @@ def compare_command(words: Mapping[str, str]) -> Compared:
     from fourstage.comparison.selection import Words, select_runs
     from fourstage.report.build import beside, compare_chosen, gc_disabled, slug
     from fourstage.screen import console
-    from fourstage.tracking.store import Destination
+    from fourstage.tracking.destination import Destination
 
     where = Destination(words["uri"], None, words["experiment"])
     by = tuple(word.strip() for word in words["by"].split(",") if word.strip())

@@ -42,8 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def command(words: Sequence[str]) -> int:
         from fourstage.comparison.filters import matching
         from fourstage.comparison.selection import is_parent
+        from fourstage.tracking.destination import Destination
         from fourstage.tracking.reader import find_runs
-        from fourstage.tracking.store import Destination
 
         given, filters = _words(words)
         limit = _limit(given["limit"])

@@ -29,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code, where there is a server already; else MLflow takes this process over."""
 
     def command(words: Sequence[str]) -> int:
-        from fourstage.tracking.store import check_existing, resolved_uri
+        from fourstage.tracking.destination import resolved_uri
+        from fourstage.tracking.store import check_existing
 
         given = parse_words(words, WORDS)
         uri, host, port = given["uri"], given["host"], given["port"]

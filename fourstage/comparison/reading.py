@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fourstage.comparison.selection import LeftOut
     from fourstage.comparison.texts import TextRow
     from fourstage.records.columns import Columns
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import RunFacts
-    from fourstage.tracking.store import Destination
 
 MOST_SECONDS = 1e9  # of a stage: 30 years
 

@@ -20,8 +20,8 @@ from fourstage.stages import UserError
 from fourstage.text import say
 
 if TYPE_CHECKING:
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import RunFacts
-    from fourstage.tracking.store import Destination
 
 PARENT = "tags.`fourstage.role` = 'parent'"
 MOST_LETTERS = 80  # of a word that a message repeats

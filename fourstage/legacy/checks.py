@@ -22,18 +22,16 @@ from fourstage.legacy.weights import FASTEST_BYTES_PER_S, seconds_per_token, wei
 from fourstage.records.columns import Floats
 from fourstage.stages import SampleRecord
 from fourstage.stats.trends import Slope, theil_sen
-from fourstage.trust.checks import (
-    CHECKS,
+from fourstage.trust.check import Check, Verdict
+from fourstage.trust.checks import CHECKS
+from fourstage.trust.checks.times import (
     EXPLAINED_LIMIT,
     OUTLIER_LIMIT,
     UNACCOUNTED_LIMIT,
-    Check,
-    Evidence,
-    Expected,
-    Verdict,
     nothing_impossible,
     stages_close,
 )
+from fourstage.trust.evidence import Evidence, Expected
 from fourstage.trust.roofline import Fastest, Shares
 
 FEWEST_ANSWERS = 8  # samples without which nothing is said of a trend

@@ -11,13 +11,8 @@ from collections.abc import Callable
 from fourstage.legacy.reader import LegacyRun
 from fourstage.legacy.samples import END_TOKEN, FileFacts
 from fourstage.stages import SampleRecord
-from fourstage.trust.checks import (
-    NAMED,
-    TRUNCATED_LIMIT,
-    Check,
-    Verdict,
-    faults_found,
-)
+from fourstage.trust.check import NAMED, Check, Verdict, faults_found
+from fourstage.trust.checks.answers import TRUNCATED_LIMIT
 
 QUOTIENT_LIMIT = 0.02  # by how much a file's time per token may differ from its stage by its tokens
 

@@ -23,10 +23,10 @@ from fourstage.text import line, say
 
 if TYPE_CHECKING:
     from fourstage.records.columns import Columns
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import RunFacts
-    from fourstage.tracking.store import Destination
     from fourstage.tracking.writer import TrackedRun
-    from fourstage.trust.checks import Check
+    from fourstage.trust.check import Check
 
 
 def ingest(given: Mapping[str, str]) -> int:
@@ -41,7 +41,8 @@ def ingest(given: Mapping[str, str]) -> int:
         failed = [record for run in runs for record in run.records]
         raise NoResultsError(f"{path}: no results: all {len(failed)} failed, the first by: {failed[0].error}")
 
-    from fourstage.tracking.store import Destination, open_store
+    from fourstage.tracking.destination import Destination
+    from fourstage.tracking.store import open_store
 
     where = Destination(given["uri"], None, given["experiment"])
     open_store(where)  # made where it is missing
@@ -178,7 +179,7 @@ def _record(
     from fourstage.records.quality import quality
     from fourstage.records.summary import summarise_run
     from fourstage.tracking.deliver import SHOWN
-    from fourstage.trust.checks import as_dict, as_tags
+    from fourstage.trust.check import as_dict, as_tags
 
     name = legacy.params.get("dataset.name", origin.path.stem)
     run.log_dataset(name, origin.digest, str(origin.path), len(legacy.records))

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from fourstage.comparison.texts import TextRow
     from fourstage.config.studies import Study
     from fourstage.report.layout import Layout
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import RunFacts
-    from fourstage.tracking.store import Destination
 
 SLUG_CHARS = 80  # of a folder's name
 
@@ -248,7 +248,7 @@ def _pictures(
 ) -> tuple[dict[str, dict[str, tuple[bytes, ...]]], str]:
     from fourstage.comparison.reading import TEXT_SAMPLES
     from fourstage.report.pictures import places, read_pictures
-    from fourstage.tracking.store import database_path
+    from fourstage.tracking.destination import database_path
 
     runs = [run for part in parts for run in part.comparison.runs]
     keys = list(dict.fromkeys(row.key for part in parts for row in part.texts))[:TEXT_SAMPLES]
@@ -336,7 +336,7 @@ def slug(name: str) -> str:
 
 def beside(destination: Destination) -> Path:
     """Where comparisons are written by default: beside the database, so in mlruns/."""
-    from fourstage.tracking.store import database_path
+    from fourstage.tracking.destination import database_path
 
     database = database_path(destination.uri)
     return (database.parent if database else Path("mlruns")) / "compare"

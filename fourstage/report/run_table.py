@@ -24,7 +24,7 @@ from fourstage.stats.intervals import bootstrap_interval
 
 if TYPE_CHECKING:
     from fourstage.records.table import RecordFile
-    from fourstage.trust.checks import Check
+    from fourstage.trust.check import Check
 
 MOST_FAULTS = 5  # shown on the screen; all are on the records
 REACHED = {  # figure → metric of the share of the device's limit that it reached, and its name

@@ -26,8 +26,8 @@ from fourstage.text import say
 if TYPE_CHECKING:
     from fourstage.records.columns import Columns
     from fourstage.records.table import RecordFile
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.folder import RunFolder
-    from fourstage.tracking.store import Destination
 
 
 def end_run(
@@ -96,8 +96,8 @@ def fail_job(job: Job, error: Exception) -> Outcome:
 def _leave_failed_run(job: Job, error: Exception, outcome: Outcome) -> None:
     """The FAILED run of a job that could not begin: its settings, and what was wrong."""
     from fourstage.tracking.deliver import deliver
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.folder import RunFolder
-    from fourstage.tracking.store import Destination
 
     assert job.membership is not None
     sweep, tracking = schema.sweep_settings(job.tree)
@@ -136,7 +136,7 @@ def _trash_failed_tries(destination: Destination, parent: str, settings_hash: st
 
 def _end_deleted(folder: RunFolder, outcome: Outcome) -> None:
     """The run's folder was deleted while it was measured: it is FAILED, also in the store if that is still there."""
-    from fourstage.tracking.store import database_path
+    from fourstage.tracking.destination import database_path
     from fourstage.tracking.writer import TrackedRun
 
     outcome.status, outcome.code = "FAILED", FAILED
@@ -170,7 +170,7 @@ def _record(
     from fourstage.records.table import RecordFile
     from fourstage.report.run_table import print_run
     from fourstage.runs.environment import environment, git_diff
-    from fourstage.trust.checks import as_dict, as_tags, not_finished
+    from fourstage.trust.check import as_dict, as_tags, not_finished
 
     config = prepared.config
     file = (measurement.file if measurement else None) or RecordFile(folder.records)

@@ -15,9 +15,9 @@ from fourstage.runs.outcome import NOT_STARTED, OUTCOME, Outcome, read_outcome
 from fourstage.stages import UserError
 
 if TYPE_CHECKING:
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.folder import RunFolder
     from fourstage.tracking.reader import RunFacts
-    from fourstage.tracking.store import Destination
 
 
 def gather_outcomes(

@@ -97,8 +97,8 @@ def reaches_from_afar(tree: Mapping[str, Any]) -> bool:
 
 def _sweep_has_ended(job: Job) -> bool:
     """Whether the sweep of a job that begins only now was stopped: then its result is not wanted."""
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import PENDING, find_runs
-    from fourstage.tracking.store import Destination
 
     membership = job.membership
     assert membership is not None

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fourstage.models.base import StagedPipeline
     from fourstage.records.table import Journal, RecordFile
     from fourstage.tracking.folder import RunFolder
-    from fourstage.trust.checks import Check
+    from fourstage.trust.check import Check
 
 MOST_TRACEBACKS = 3  # of samples that failed, saved with the run
 
@@ -75,7 +75,7 @@ class Measurement:
         models = self.shared.models_of(config)
         pipeline, load_s = models.get(config)
         if self._filled is None:
-            from fourstage.trust.evidence import unlike
+            from fourstage.trust.gather import unlike
 
             self._unlike = tuple(f"before the run, {text}" for text in unlike(config, pipeline))
             self._record_model(pipeline, load_s)
@@ -95,7 +95,7 @@ class Measurement:
         from fourstage.measure.cache import behind
         from fourstage.measure.machine import ProcessorTimes
         from fourstage.trust.checks import check_run
-        from fourstage.trust.evidence import figures, gather
+        from fourstage.trust.gather import figures, gather
 
         config = self.prepared.config
         assert self.file is not None

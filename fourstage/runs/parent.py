@@ -10,9 +10,9 @@ from fourstage.records.figures import JOBS, TOTAL
 from fourstage.runs.outcome import Outcome
 
 if TYPE_CHECKING:
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.folder import RunFolder
     from fourstage.tracking.reader import RunFacts
-    from fourstage.tracking.store import Destination
 
 SIDE_BY_SIDE = 24  # runs whose texts the parent's table holds, a column each
 JOB_COLUMNS = {figure.field: figure.metric for figure in JOBS} | {  # in the parent's table of jobs: heading → metric

@@ -27,7 +27,7 @@ from fourstage.text import say
 if TYPE_CHECKING:
     from fourstage.measure.machine import ProcessorTimes
     from fourstage.models.loaded import KeptModels
-    from fourstage.tracking.store import Destination
+    from fourstage.tracking.destination import Destination
 
 
 @dataclass
@@ -66,11 +66,9 @@ def prepare(job: Job, config: Config, shared: Shared) -> Prepared:
     """Read the dataset, compute the identity, find the weights. Raises UserError for what cannot work."""
     samples, digest = _dataset_of(config, shared)
     with signals_held():  # an exception inside a half-done import would leave it broken
-        _import_quickly(
-            config, "trust.evidence", "report.run_table", "runs.resume", "tracking.deliver", "models.loaded"
-        )
+        _import_quickly(config, "trust.gather", "report.run_table", "runs.resume", "tracking.deliver", "models.loaded")
         from fourstage.models.load import preflight
-        from fourstage.tracking.store import Destination
+        from fourstage.tracking.destination import Destination
     preflight(config)
     name = masked(config.run_name or run_names.default_run_name(config, job.varied))
     destination = Destination.of(config.tracking)

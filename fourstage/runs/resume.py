@@ -21,9 +21,9 @@ from fourstage.measure.protocol import plan_all
 from fourstage.records.table import read_journal
 from fourstage.runs.identity import Identity
 from fourstage.stages import Sample, SampleRecord, UserError
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.folder import Process, RunFolder
 from fourstage.tracking.reader import RunFacts, children_of, move_to_trash
-from fourstage.tracking.store import Destination
 
 
 @dataclass(frozen=True)

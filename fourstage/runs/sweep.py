@@ -165,10 +165,10 @@ def begin(multirun: Multirun) -> Sweep:
     """Make the parent of an -m, or with sweep.resume take over the earlier one. Raises UserError."""
     with signals_held():
         from fourstage.tracking.deliver import SESSIONS, announce
+        from fourstage.tracking.destination import Destination
         from fourstage.tracking.folder import RunFolder
         from fourstage.tracking.patience import StoreAwayError, patience_with
         from fourstage.tracking.reader import PENDING
-        from fourstage.tracking.store import Destination
 
     sweep, tracking = schema.sweep_settings(multirun.tree)
     label = sweep.name or multirun.study or "+".join(multirun.swept) or "sweep"

@@ -23,9 +23,9 @@ def sync(root: Path, uri: str = "") -> int:
 
     What could not be sent is reported and stays.
     """
+    from fourstage.tracking.destination import resolved_uri
     from fourstage.tracking.folder import undelivered
     from fourstage.tracking.patience import WAIT_S, forget, patience_with
-    from fourstage.tracking.store import resolved_uri
 
     forget()
     unreadable: list[UserError] = []
@@ -106,7 +106,7 @@ def end_dead(folder: RunFolder) -> None:
     from fourstage.records.columns import Columns
     from fourstage.records.summary import summarise_run
     from fourstage.records.table import read_journal, write_records
-    from fourstage.trust.checks import as_dict, as_tags, not_finished
+    from fourstage.trust.check import as_dict, as_tags, not_finished
 
     folder.records.unlink(missing_ok=True)  # unreadable without its footer; the journal has the records
     if records := read_journal(folder.journal):

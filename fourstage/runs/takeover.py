@@ -20,9 +20,9 @@ from fourstage.stages import UserError
 from fourstage.text import say
 
 if TYPE_CHECKING:
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.folder import RunFolder
     from fourstage.tracking.reader import RunFacts
-    from fourstage.tracking.store import Destination
 
 
 def find_parent(destination: Destination, sweep: SweepSettings, key: str, data: str | None) -> RunFacts | None:
@@ -60,7 +60,7 @@ def exclusive(destination: Destination) -> Iterator[None]:
     from filelock import FileLock
 
     from fourstage.data.contents import cache_folder
-    from fourstage.tracking.store import LOCK_LIMIT_S, database_path
+    from fourstage.tracking.destination import LOCK_LIMIT_S, database_path
 
     database = database_path(destination.uri)
     store = hashlib.sha256(f"{destination.uri} {destination.experiment}".encode()).hexdigest()[:16]

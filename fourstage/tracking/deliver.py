@@ -20,9 +20,11 @@ from filelock import FileLock
 from fourstage.records.figures import for_table
 from fourstage.records.table import iterate_records
 from fourstage.stages import SampleRecord, UserError
+from fourstage.tracking.destination import LOCK_LIMIT_S
+from fourstage.tracking.failures import reporting
 from fourstage.tracking.folder import NAME, RunFolder
 from fourstage.tracking.reader import PARENT, find_by_token, parent_in_store
-from fourstage.tracking.store import LOCK_LIMIT_S, open_store, reporting
+from fourstage.tracking.store import open_store
 from fourstage.tracking.writer import TrackedRun
 
 if TYPE_CHECKING:

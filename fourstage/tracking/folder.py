@@ -29,7 +29,7 @@ from typing import Any
 from fourstage.credentials import masked, masked_tree
 from fourstage.stages import UserError
 from fourstage.text import storable
-from fourstage.tracking.store import Destination, resolved_uri
+from fourstage.tracking.destination import Destination, resolved_uri
 
 NAME, JOURNAL, RECORDS, FILES = "run.json", "journal.jsonl", "records.parquet", "files"
 OPEN = "RUNNING"

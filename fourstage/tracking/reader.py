@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 from fourstage.credentials import masked, masked_tree
 from fourstage.records.table import read_records
 from fourstage.stages import SampleRecord, UserError
+from fourstage.tracking.destination import Destination
+from fourstage.tracking.failures import reporting
 from fourstage.tracking.search import equals
-from fourstage.tracking.store import Destination, open_existing, reporting
+from fourstage.tracking.store import open_existing
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

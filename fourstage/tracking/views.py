@@ -92,7 +92,8 @@ def _place(experiment_id: str, mode: str = "", key: str = KEY) -> str:
 
 def addresses(server: str, uri: str) -> dict[str, str]:
     """Experiment → where its view is seen, for each experiment of a store that has one. Raises UserError."""
-    from fourstage.tracking.store import check_existing, client_of, reporting, set_up_mlflow
+    from fourstage.tracking.failures import reporting
+    from fourstage.tracking.store import check_existing, client_of, set_up_mlflow
 
     set_up_mlflow()
     check_existing(uri)

@@ -43,8 +43,10 @@ from fourstage.records.plots import plot_run
 from fourstage.records.table import write_records
 from fourstage.stages import SampleRecord, UserError
 from fourstage.text import storable
+from fourstage.tracking.destination import Destination, client_uri
+from fourstage.tracking.failures import reporting
 from fourstage.tracking.patience import ForeignError, patience_with
-from fourstage.tracking.store import Destination, client_uri, open_store, reporting
+from fourstage.tracking.store import open_store
 from fourstage.tracking.traces import write_traces
 
 if TYPE_CHECKING:

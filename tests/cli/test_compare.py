@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fourstage.cli.compare import main
-from fourstage.tracking.store import Destination
+from fourstage.tracking.destination import Destination
 
 
 @pytest.mark.parametrize(

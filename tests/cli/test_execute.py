@@ -10,8 +10,8 @@ import pytest
 from fourstage.cli.run import execute
 from fourstage.config.values import SettingError
 from fourstage.stages import UserError
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import find_runs
-from fourstage.tracking.store import Destination
 from tests.small import SMALL, into, on
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from fourstage.cli.compare import main
-from fourstage.tracking.store import Destination
+from fourstage.tracking.destination import Destination
 from tests.stores import records, sweep
 
 INVALID = {"fourstage.valid": "false", "fourstage.checks_failed": "no_drift"}

@@ -9,8 +9,8 @@ import pytest
 from fourstage.cli import ls
 from fourstage.comparison.filters import matching
 from fourstage.config.values import SettingError
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts
-from fourstage.tracking.store import Destination
 from tests.small import Run, finished
 
 

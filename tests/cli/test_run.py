@@ -19,8 +19,9 @@ from fourstage.cli.run import main
 from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo
 from fourstage.runs.signals import Terminated, signals_held
 from fourstage.stages import SampleRecord
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from tests.small import SMALL, Run, finished, jobs_since, on
 
 
@@ -371,7 +372,7 @@ def test_an_audit_that_fails_or_a_model_of_unknown_shapes_takes_nothing_from_the
     def unknown(_: object) -> None:
         raise TypeError("OwnPipeline has no shapes here")
 
-    monkeypatch.setattr("fourstage.trust.evidence.run_audits", fail)
+    monkeypatch.setattr("fourstage.trust.gather.run_audits", fail)
     monkeypatch.setattr("fourstage.models.eventgpt.Model.shapes", unknown)
     facts = finished(run(*on(dataset), "protocol.audit=true"))
     client, _ = open_store(store)

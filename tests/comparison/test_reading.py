@@ -14,8 +14,8 @@ import pytest
 from fourstage.comparison.reading import first_records, read_runs
 from fourstage.records.columns import Columns
 from fourstage.records.table import write_records
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts
-from fourstage.tracking.store import Destination
 from tests.builders import timed
 from tests.stores import records
 

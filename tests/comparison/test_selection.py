@@ -9,8 +9,8 @@ import pytest
 from fourstage.comparison.selection import Words, select_runs
 from fourstage.config.values import SettingError
 from fourstage.stages import UserError
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts
-from fourstage.tracking.store import Destination
 from tests.stores import records, store, sweep
 
 

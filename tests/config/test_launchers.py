@@ -28,9 +28,10 @@ from fourstage.config.compose import compose
 from fourstage.config.launchers import check_address
 from fourstage.runs.launched import reaches_from_afar
 from fourstage.stages import UserError
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.folder import RunFolder
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from tests.servers import RAY_HOST, free_port, mlflow_server, postgres, ray_cluster, ray_home
 from tests.small import Run, on
 

@@ -14,8 +14,9 @@ from fourstage.config.compose import as_tree, with_own_studies
 from fourstage.config.studies import find_study, list_studies, read_study
 from fourstage.config.values import SettingError
 from fourstage.plugins import conf_folder
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import find_runs
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from tests.small import jobs_since
 
 SHIPPED = conf_folder() / "experiments"

@@ -15,8 +15,9 @@ from typing import Any
 
 import pytest
 
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import find_runs
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from tests.small import into
 from tests.trust.test_checks import changed, evidence
 

@@ -126,8 +126,8 @@ def work(root: Path, asked: argparse.Namespace) -> None:
 def one(trial: Any) -> tuple[int, bytes, list[str]]:
     """Run a command here; gives its exit code, what it printed and its faults."""
     from fourstage.cli.run import main as command
+    from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import find_runs
-    from fourstage.tracking.store import Destination
 
     begun = time.process_time()
     code, screen = -1, b""

@@ -13,8 +13,8 @@ import pytest
 from fourstage.cli.run import main
 from fourstage.data.formats.demo import JSON_NAME
 from fourstage.stages import SampleRecord
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import find_runs, run_records
-from fourstage.tracking.store import Destination
 from tests.faults.media import whole
 from tests.small import SMALL, into, on
 

@@ -11,8 +11,8 @@ import pytest
 
 from fourstage.cli import compare
 from fourstage.cli.ingest import main
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
-from fourstage.tracking.store import Destination
 from tests.legacy_files import lists, nested, prefixed
 
 

@@ -18,7 +18,8 @@ from fourstage.legacy.checks import NOT_IN_A_FILE, check_legacy
 from fourstage.legacy.layouts import NoResultsError
 from fourstage.legacy.reader import LegacyRun, read_legacy
 from fourstage.stages import UserError
-from fourstage.trust.checks import CHECKS, Check
+from fourstage.trust.check import Check
+from fourstage.trust.checks import CHECKS
 from tests.legacy_files import ids_of, lists, nested, prefixed, text_of, tokens_of
 from tests.trust.test_checks import assert_reads_right
 

@@ -31,10 +31,12 @@ from fourstage.records.figures import ENCODE, LOAD, TOTAL
 from fourstage.records.summary import summarise_run
 from fourstage.report.run_table import fill_line, heading
 from fourstage.stages import Sample, SampleRecord, Sampling, UserError
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts, find_runs, run_records
-from fourstage.tracking.store import Destination, open_store
-from fourstage.trust.checks import Evidence, Expected, check_run
-from fourstage.trust.evidence import gather
+from fourstage.tracking.store import open_store
+from fourstage.trust.checks import check_run
+from fourstage.trust.evidence import Evidence, Expected
+from fourstage.trust.gather import gather
 from tests.fakes import FakeClock, FakeDevice
 from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
 
@@ -291,7 +293,7 @@ def gather_without_shares(
 ) -> Evidence:
     from fourstage.measure.protocol import timing_of
     from fourstage.trust.audits import run_audits
-    from fourstage.trust.evidence import expected
+    from fourstage.trust.gather import expected
 
     return Evidence.of(
         records,

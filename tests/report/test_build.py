@@ -16,7 +16,7 @@ from fourstage.cli.compare import compare_command, main
 from fourstage.config.values import SettingError
 from fourstage.report.build import Compared, compare_sweep, slug
 from fourstage.stages import UserError
-from fourstage.tracking.store import Destination
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.writer import TrackedRun
 from tests.stores import records, store, sweep
 

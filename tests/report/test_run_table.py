@@ -10,7 +10,8 @@ from fourstage.records.columns import Columns
 from fourstage.records.table import RecordFile
 from fourstage.report.run_table import print_run
 from fourstage.stages import SampleRecord
-from fourstage.trust.checks import Evidence, check_run
+from fourstage.trust.checks import check_run
+from fourstage.trust.evidence import Evidence
 from tests.trust.test_checks import EXPECTED
 
 

@@ -21,8 +21,9 @@ from fourstage.cli.sync import main as sync
 from fourstage.runs.outcome import Outcome
 from fourstage.runs.sweep import summary
 from fourstage.stages import SampleRecord
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_records
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from fourstage.tracking.writer import PER_SAMPLE
 from tests.small import SIZE, SMALL, Run, into, jobs_since, on
 
@@ -32,8 +33,8 @@ WARM = "protocol.warmup=1"  # without warm-up a half-done run is measured anew
 @pytest.fixture(autouse=True)
 def _noise_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     """A busy machine makes no run of a few tokens invalid here: whether it is measured again depends on that."""
-    monkeypatch.setattr("fourstage.trust.checks.EXPLAINED_LIMIT", 1e6)
-    monkeypatch.setattr("fourstage.trust.checks.UNACCOUNTED_LIMIT", 1e6)
+    monkeypatch.setattr("fourstage.trust.checks.times.EXPLAINED_LIMIT", 1e6)
+    monkeypatch.setattr("fourstage.trust.checks.times.UNACCOUNTED_LIMIT", 1e6)
 
 
 def test_a_job_that_ended_without_a_reason_is_listed_without_one() -> None:

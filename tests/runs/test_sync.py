@@ -20,9 +20,10 @@ from fourstage.cli.sync import main as sync
 from fourstage.records.table import Journal, write_records
 from fourstage.stages import SampleRecord, UserError
 from fourstage.tracking.deliver import announce, deliver
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.folder import Process, RunFolder
 from fourstage.tracking.reader import children_of, find_runs, run_records
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from fourstage.tracking.writer import TrackedRun
 from tests.servers import free_port, mlflow_server
 from tests.small import SMALL, Run, on
@@ -253,7 +254,7 @@ import sys
 from pathlib import Path
 from tests.runs.test_sync import folder_of
 from fourstage.tracking.deliver import deliver
-from fourstage.tracking.store import Destination
+from fourstage.tracking.destination import Destination
 where = Destination(sys.argv[1], None, "fourstage")
 for i in range(3):
     deliver(folder_of(Path(sys.argv[2]) / str(i), where, "crowd"))

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.destination import Destination
+from fourstage.tracking.store import open_store
 
 
 @pytest.fixture(scope="session")

@@ -16,10 +16,11 @@ from fourstage.cli.sync import main as sync
 from fourstage.records.table import Journal
 from fourstage.stages import SampleRecord
 from fourstage.tracking.deliver import announce, deliver
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.folder import RunFolder
 from fourstage.tracking.patience import AWAY
 from fourstage.tracking.reader import PENDING, children_of, find_runs, run_records
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from fourstage.tracking.writer import TrackedRun
 from tests.runs.test_sync import folder_of
 from tests.small import SMALL, on

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from fourstage.stages import UserError
+from fourstage.tracking.destination import Destination
+from fourstage.tracking.failures import reporting
 from fourstage.tracking.patience import AWAY, LateError, Patience, StoreAwayError, patience_with
-from fourstage.tracking.store import Destination, open_store, reporting
+from fourstage.tracking.store import open_store
 from fourstage.tracking.writer import TrackedRun
 from tests.servers import proxy
 

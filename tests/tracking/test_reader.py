@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from fourstage.stages import SampleRecord, UserError
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import find_runs, run_records
-from fourstage.tracking.store import Destination
 from fourstage.tracking.writer import TrackedRun
 
 # mlflow 3.17 with SQLAlchemy 2.1, while it is imported

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import find_equal
 from fourstage.tracking.search import equals, quote_names
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 
 
 @pytest.mark.parametrize(

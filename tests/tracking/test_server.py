@@ -14,9 +14,9 @@ from fourstage.cli.compare import main as compare
 from fourstage.cli.run import main
 from fourstage.cli.sync import main as sync
 from fourstage.credentials import KEPT
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.patience import AWAY
 from fourstage.tracking.reader import children_of, find_runs, run_records
-from fourstage.tracking.store import Destination
 from tests.servers import free_port, mlflow_server, proxy
 
 TINY = ["protocol=quick", "dataset.samples=2", "dataset.seconds=0.4", "dataset.width=96", "dataset.height=64",

@@ -13,14 +13,16 @@ from pathlib import Path
 import pytest
 
 from fourstage.stages import UserError
-from fourstage.tracking.store import Destination, open_existing, open_store, set_up_mlflow
+from fourstage.tracking.destination import Destination
+from fourstage.tracking.store import open_existing, open_store, set_up_mlflow
 
 # mlflow 3.17 with SQLAlchemy 2.1, while it is imported
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated:DeprecationWarning")
 
 OPEN = """
 import sys
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.destination import Destination
+from fourstage.tracking.store import open_store
 print(open_store(Destination(sys.argv[1], None, "shared"))[1])
 """
 

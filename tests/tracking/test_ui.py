@@ -18,8 +18,9 @@ from fourstage.cli.run import main
 from fourstage.records.figures import OF_STAGE, TOKENS_OUT, TOTAL, TPOT
 from fourstage.stages import STAGES
 from fourstage.tracking import views
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.reader import RunFacts, find_runs, run_samples
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.store import open_store
 from tests.browser import Ui, chromium
 from tests.servers import mlflow_server
 from tests.small import SMALL, into, jobs_since

@@ -12,7 +12,8 @@ import pytest
 
 from fourstage.records.figures import VIEW_COLUMNS
 from fourstage.tracking import views
-from fourstage.tracking.store import Destination, open_store
+from fourstage.tracking.destination import Destination
+from fourstage.tracking.store import open_store
 from fourstage.tracking.writer import TrackedRun
 
 TAG = f"{views.VIEW_TAG}{views.KEY}"

@@ -18,7 +18,7 @@ from fourstage.records.summary import summarise_run
 from fourstage.records.table import read_records
 from fourstage.records.units import significant
 from fourstage.stages import STAGES, SampleRecord, UserError
-from fourstage.tracking.store import Destination
+from fourstage.tracking.destination import Destination
 from fourstage.tracking.writer import TrackedRun
 
 pytestmark = [

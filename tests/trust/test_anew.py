@@ -16,7 +16,9 @@ from fourstage.measure.protocol import question_of, timing_of
 from fourstage.stages import Media, SampleRecord
 from fourstage.trust.anew import Again, answer_again, plain_images
 from fourstage.trust.audits import Audits
-from fourstage.trust.checks import Check, answers_repeat, plan_is_dataset
+from fourstage.trust.check import Check
+from fourstage.trust.checks.answers import answers_repeat
+from fourstage.trust.checks.plan import plan_is_dataset
 from tests.trust.test_checks import evidence
 from tests.trust.test_settings_seen import MODELS, Run
 

@@ -18,7 +18,9 @@ from fourstage.records.table import write_records
 from fourstage.stages import SampleRecord, Sampling
 from fourstage.trust.anew import Again
 from fourstage.trust.audits import Audits, perturbed, run_audits
-from fourstage.trust.checks import CHECKS, SAMPLED, Check, Evidence, Expected, as_dict, check_run, not_finished, valid
+from fourstage.trust.check import Check, as_dict, not_finished, valid
+from fourstage.trust.checks import CHECKS, check_run
+from fourstage.trust.evidence import SAMPLED, Evidence, Expected
 from fourstage.trust.finite import Finite
 from fourstage.trust.operations import Operations
 from fourstage.trust.roofline import Fastest, Shares

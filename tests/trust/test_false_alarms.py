@@ -13,7 +13,10 @@ import pytest
 
 from fourstage.stages import SampleRecord
 from fourstage.trust.audits import CACHED_BELOW, MOST, OBSERVED_ABOVE, SECONDS, Audits, Ratio, until_told
-from fourstage.trust.checks import Check, Evidence, check_run, little_observed, no_caching, no_drift
+from fourstage.trust.check import Check
+from fourstage.trust.checks import check_run
+from fourstage.trust.checks.times import little_observed, no_caching, no_drift
+from fourstage.trust.evidence import Evidence
 from tests.fakes import fake
 from tests.trust.test_checks import EXPECTED, evidence
 

@@ -12,7 +12,8 @@ import torch
 from fourstage.data.formats.demo import DemoSettings, make_demo
 from fourstage.stages import Features, Inputs
 from fourstage.trust.audits import Audits
-from fourstage.trust.checks import Check, operations_counted
+from fourstage.trust.check import Check
+from fourstage.trust.checks.answers import operations_counted
 from fourstage.trust.operations import count_operations
 from tests.trust.test_checks import evidence
 from tests.trust.test_settings_seen import MODELS, Run

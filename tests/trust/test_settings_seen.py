@@ -19,9 +19,12 @@ from fourstage.models.base import StagedPipeline
 from fourstage.models.load import load_pipeline
 from fourstage.stages import SampleRecord
 from fourstage.trust.audits import run_audits
-from fourstage.trust.checks import Check, Evidence, config_used, values_finite
-from fourstage.trust.evidence import expected, unlike
+from fourstage.trust.check import Check
+from fourstage.trust.checks.answers import values_finite
+from fourstage.trust.checks.settings import config_used
+from fourstage.trust.evidence import Evidence
 from fourstage.trust.finite import examine, suspicious
+from fourstage.trust.gather import expected, unlike
 from tests.fakes import fake, plan, samples
 from tests.trust.test_checks import GREEDY, changed, evidence, verdict
 
@@ -96,7 +99,7 @@ def test_honest_runs_of_other_settings_used_them(root: Path, model: str, overrid
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"finish_reason": "length", "output_ids": (5,) * 7, "output_tokens": 7}, "length ended it at 7 of 12 tokens"),
+        ({"finish_reason": "length", "output_ids": (5,) * 7, "output_tokens": 7}, "ended by length at 7 of 12 tokens"),
         ({"finish_reason": "stop", "output_ids": (5,) * 7, "output_tokens": 7}, "its last token 5 is no end token"),
         ({"seed": 7}, "seed 7, seed=0 gives"),
     ],
@@ -111,7 +114,7 @@ def test_an_answer_that_ended_otherwise_and_another_seed_are_found(run: Run, fie
 def test_a_fake_run_cut_short_is_found() -> None:
     found = verdict(changed(evidence(), finish_reason="length"), "config_used")
     assert found.verdict == "fail"
-    assert "s0: length ended it at 11 of 100 tokens" in found.detail
+    assert "s0: ended by length at 11 of 100 tokens" in found.detail
 
 
 def test_a_part_in_another_precision_is_named(run: Run) -> None:
