@@ -71,7 +71,8 @@ def _table(start: int, n: int, rng: np.random.Generator) -> pa.Table:
     total_s = stages["load_s"] + stages["preprocess_s"] + stages["encode_s"] + decode_s
     position = np.arange(start, start + n)
     plain: dict[str, Any] = stages | {
-        "position": position, "repeat": position // KEYS, "replicate": 0 * position, "started_unix_s": 1.7e9 + position, "decode_s": decode_s,
+        "position": position, "repeat": position // KEYS, "replicate": 0 * position,
+        "started_unix_s": 1.7e9 + position, "decode_s": decode_s,
         "total_s": total_s, "end_to_end_s": 1.001 * total_s, "output_tokens": steps + 1,
         "key": np.char.add("clip ", (position % KEYS).astype(str)),
     }  # fmt: skip

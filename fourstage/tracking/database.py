@@ -140,10 +140,12 @@ def _schemas() -> tuple[frozenset[str], frozenset[str]]:
 
 
 def has_content(path: Path) -> bool:
+    """Whether a path holds anything but an empty file."""
     return path.exists() and (not path.is_file() or path.stat().st_size > 0)
 
 
 def lock(path: Path) -> BaseFileLock:
+    """The lock under which a database is made and its experiments are created."""
     from filelock import FileLock
 
     return FileLock(f"{path}.lock", timeout=LOCK_LIMIT_S)

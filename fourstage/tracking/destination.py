@@ -98,4 +98,5 @@ def sqlite_uri(path: Path) -> str:
 
 
 def artifact_uri(artifacts: str) -> str:
+    """A folder or URI of artifacts as a URI."""
     return artifacts if "://" in artifacts else Path(artifacts).expanduser().absolute().as_uri()

@@ -121,6 +121,7 @@ def _unreachable(text: str) -> str:
 
 
 def first_line(error: Exception) -> str:
+    """The first line of an error that says something, masked and at most 300 letters."""
     lines = [line for line in str(error).strip().splitlines() if not line.startswith("(raised as a result of")]
     text = masked_error(one_line(next(iter(lines), type(error).__name__)))
     return text if len(text) <= 300 else f"{text[:299]}…"

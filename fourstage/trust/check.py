@@ -111,6 +111,7 @@ class Faults:
 
 
 def every_fault(texts: Sequence[str]) -> Faults:
+    """Faults that are described already, one text each."""
     return Faults(np.ones(len(texts), dtype=np.bool_), lambda i: texts[i])
 
 
@@ -136,14 +137,17 @@ def faults_found(name: str, sentence: str, count: int, detail: str) -> Check:
 
 
 def not_possible(name: str, sentence: str, why: str) -> Check:
+    """A check that could not be made, and why."""
     return Check(name, sentence, "not possible", None, None, why)
 
 
 def present(values: Floats) -> Floats:
+    """The values that are not NaN."""
     return values[~np.isnan(values)]
 
 
 def key_of(run: Columns, row: int) -> str:
+    """The sample's key of one row."""
     return run.keys[int(run.key_codes[row])]
 
 
@@ -154,6 +158,7 @@ def keys_of(run: Columns, rows: Mask | Ints) -> str:
 
 
 def count_of(value: float) -> str:
+    """A count as text; "None" where it is missing."""
     return "None" if np.isnan(value) else f"{value:.0f}"
 
 
