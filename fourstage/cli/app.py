@@ -25,6 +25,7 @@ COMMANDS = {  # name → module, what it does
     "ls": ("fourstage.cli.ls", "list runs and sweeps, newest first"),
     "ui": ("fourstage.cli.ui", "open MLflow's UI on the store"),
     "inspect": ("fourstage.cli.inspect", "show every tensor of one sample, stage by stage"),
+    "prepare": ("fourstage.cli.prepare", "make a dataset from DSEC's raw recordings"),
     "ingest": ("fourstage.cli.ingest", "read an old result file into the store"),
     "sync": ("fourstage.cli.sync", "send what the store did not take"),
 }
