@@ -96,7 +96,6 @@ def _table(n: int, rng: np.random.Generator, factor: float) -> pa.Table:
     total_s = stages["load_s"] + stages["preprocess_s"] + stages["encode_s"] + decode_s
     plain: dict[str, Any] = stages | {
         "position": np.arange(n), "repeat": np.zeros(n, dtype=int), "replicate": np.zeros(n, dtype=int),
-        "round": np.zeros(n, dtype=int),
         "started_unix_s": 1.7e9 + np.arange(n), "decode_s": decode_s, "total_s": total_s, "end_to_end_s": total_s,
         "ttft_s": total_s - decode_s + stages["prefill_s"], "output_tokens": steps + 1,
         "key": np.char.add("clip ", np.arange(n).astype(str)), "sample_id": np.arange(n).astype(str),

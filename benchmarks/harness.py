@@ -58,7 +58,7 @@ def observer(tree: dict[str, object]) -> None:
 def outside(tree: dict[str, object], folder: Path) -> None:
     """Answer 2."""
     config, shared = check(tree), Shared()
-    shared.models_of(config).get(config)
+    shared.models.get(config)
     with RunSession(Job(tree, folder / "run"), shared) as run:
         run.begin()
         start = time.perf_counter()

@@ -164,7 +164,6 @@ class SampleRecord:
     position: int  # in the run, from 0
     repeat: int = 0
     replicate: int = 0  # which of the run's fresh processes measured it
-    round: int = 0  # of the sweep's alternating rounds, each with its own warm-up
     role: str = "sample"  # "sentinel": the first sample measured again to watch the machine; in no figure
     batch_size: int = 1
     seed: int = 0

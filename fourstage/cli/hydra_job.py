@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hydra.experimental.callback import Callback
 
 from fourstage.cli.process import current_command
-from fourstage.config.compose import JOB_VARIABLE, as_tree, check_working_folder, from_hydra
+from fourstage.config.compose import as_tree, check_working_folder, from_hydra
 from fourstage.config.launchers import continue_without_folders, prepare
 from fourstage.config.multirun import mask_written_settings, read_multirun, set_in_jobs
 from fourstage.exit_codes import FAILED, UNUSABLE
@@ -94,7 +94,6 @@ def run_composed(config: DictConfig) -> float | None:
 
     hydra, command = HydraConfig.get(), current_command()
     multirun = hydra.mode == RunMode.MULTIRUN
-    number = hydra.job.num if multirun else int(os.environ.get(JOB_VARIABLE, 0))
     folder, tree = Path(hydra.runtime.output_dir), as_tree(config)
     if multirun and Path(hydra.runtime.cwd) != Path.cwd():  # a cluster's process begins elsewhere
         if Path(hydra.runtime.cwd).is_dir():
@@ -102,7 +101,9 @@ def run_composed(config: DictConfig) -> float | None:
             folder = Path(hydra.sweep.dir, hydra.sweep.subdir).absolute()
         elif not reaches_from_afar(tree):
             return None
-    job = Job(tree, folder, Membership.from_environment(number), tuple(hydra.overrides.task))
+    job = Job(
+        tree, folder, Membership.from_environment(hydra.job.num) if multirun else None, tuple(hydra.overrides.task)
+    )
     begun = command.sweep
     if begun is not None and begun.in_this_process:
         begun.jobs.append(job)
@@ -119,9 +120,6 @@ def run_composed(config: DictConfig) -> float | None:
             command.error = error
         return None
     command.shared.in_launcher = begun is None
-    if not multirun:  # a sweep's job in a process of its own
-        command.outcomes.append(run_and_report(job, command.shared))
-        return None
     say(job.title)
     if begun is None:
         outcome = run_in_launcher(job, command.shared)

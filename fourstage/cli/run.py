@@ -24,7 +24,6 @@ from pathlib import Path
 
 from fourstage.cli.process import Command, new_command
 from fourstage.config.compose import (
-    JOB_VARIABLE,
     check_command_line,
     explain_hydra_error,
     from_hydra,
@@ -85,8 +84,7 @@ def execute(argv: Sequence[str]) -> Execution:
     before, os.environ["HYDRA_FULL_ERROR"] = sys.argv, "1"  # Hydra raises its errors instead of printing them
     sys.argv = ["fourstage", *argv]
     command = new_command()
-    if JOB_VARIABLE not in os.environ:  # a sweep's job knows from the sweep which store is away
-        forget()
+    forget()
     try:
         with signals_raised():
             try:

@@ -79,7 +79,7 @@ def replicate_codes(runs: Sequence[RunData]) -> tuple[Ints, ...]:
     codes: dict[tuple[object, ...], int] = {}
     found = []
     for run in runs:
-        process = run.tags.get("fourstage.process") if run.params.get("replicates", "1") == "1" else None
+        process = None if "fourstage.replicates" in run.tags else run.tags.get("fourstage.process")
         own, inverse = np.unique(run.columns.replicate, return_inverse=True)
         each = [codes.setdefault((process or run.run_id, int(number)), len(codes)) for number in own]
         found.append(np.asarray(each, dtype=np.int64)[inverse])

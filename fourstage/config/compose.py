@@ -9,7 +9,6 @@ Every override is checked against the schema before Hydra composes, so that a mi
 from __future__ import annotations
 
 import importlib.util
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,6 @@ from fourstage.plugins import conf_folder
 from fourstage.text import is_storable
 
 MOST_JOBS = 100_000  # of a sweep
-JOB_VARIABLE = "FOURSTAGE_JOB"  # in the environment of a sweep's job that has a process of its own
 
 
 def compose(overrides: Sequence[str]) -> dict[str, Any]:
@@ -116,7 +114,7 @@ def _check_study(text: str, override: Any, argv: Sequence[str]) -> None:
     if not override.is_add():
         raise SettingError(f"a study is added to what is composed: write +{studies.GROUP}={study.name}")
     looking = ("-m", "--multirun", "-c", "--cfg", "-h", "--help", "--hydra-help", "-i", "--info")
-    if JOB_VARIABLE not in os.environ and not any(text in looking for text in argv):
+    if not any(text in looking for text in argv):
         raise SettingError(f"{text!r} is a study, which sweeps {', '.join(study.params)}: add -m")
     parser = OverridesParser.create()
     for key, written in study.params.items():

@@ -35,5 +35,4 @@ LABELS = ("run_name", "study", "dataset.cache", "dataset.hash", "objective", "re
 def is_label(key: str) -> bool:
     """Whether a setting cannot change a result: where a run is tracked, its names, how its sweep is organised, how
     often it is replicated."""
-    organises = key.startswith("sweep.") and key != "sweep.rounds"
-    return organises or key.startswith("tracking.") or key in LABELS
+    return key.startswith(("sweep.", "tracking.")) or key in LABELS

@@ -149,13 +149,11 @@ class TrackingSettings:
 
 @dataclass(frozen=True)
 class SweepSettings:
-    """How the runs of one -m are made; `rounds` alone can change a result."""
+    """How the runs of one -m are made."""
 
     name: Name | None
     resume: bool
     isolate: bool
-    rounds: Annotated[int, Range(1, 1000)]
-    memory_gb: Annotated[float, Range(above=0)] | None
     compare: bool
 
 
@@ -179,6 +177,7 @@ class Config:
     prompt: str | None
     seed: Annotated[int, Range(0, MOST)]
     device: str
+    threads: Annotated[int, Range(1, 1024)] | None
     replicates: Annotated[int, Range(1, 1000)]
     batch_size: Annotated[int, Range(1, 1024)]
     cache: Literal["none", "frames", "tensors"]
@@ -186,6 +185,11 @@ class Config:
     run_name: Name | None
     sweep: SweepSettings
     objective: str
+
+    @property
+    def fresh(self) -> bool:
+        """Whether it is measured in fresh processes, one for each replicate."""
+        return self.replicates > 1 or self.sweep.isolate
 
     @property
     def cached_stages(self) -> tuple[str, ...]:
@@ -237,8 +241,4 @@ def dataset_settings(tree: Mapping[str, Any]) -> DatasetSettings:
 
 def sweep_settings(tree: Mapping[str, Any]) -> tuple[SweepSettings, TrackingSettings]:
     """What concerns a sweep as a whole, of a composition that its jobs may yet complete. Raises SettingError."""
-    sweep = build(SweepSettings, tree["sweep"], "sweep.")
-    if sweep.rounds > 1 and sweep.isolate:
-        raise SettingError("sweep.rounds>1 with sweep.isolate=true: alternating jobs share one process; leave one out")
-    tracking = build(TrackingSettings, tree["tracking"], "tracking.")
-    return sweep, tracking
+    return build(SweepSettings, tree["sweep"], "sweep."), build(TrackingSettings, tree["tracking"], "tracking.")

@@ -162,7 +162,6 @@ def _begun(
         sample_id=item.sample.id,
         position=item.position,
         repeat=item.repeat,
-        round=item.round,
         role=item.role,
         batch_size=size,
         seed=seed,

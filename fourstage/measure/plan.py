@@ -28,7 +28,6 @@ class Planned:
     repeat: int
     seed: int
     role: str = "sample"
-    round: int = 0  # of the sweep
 
 
 def plan_round(
@@ -39,7 +38,6 @@ def plan_round(
     order: str = "as_is",
     sentinel: int = 0,
     start: int = 0,
-    of_sweep: int = 0,
 ) -> list[Planned]:
     """One round over all samples, from position `start`; after each `sentinel` of them the first one again.
 
@@ -56,7 +54,7 @@ def plan_round(
     def add(pair: tuple[Sample, str], role: str) -> None:
         sample, question = pair
         seed_of_sample = sample_seed(seed, sample.key, repeat)
-        planned.append(Planned(sample, question, start + len(planned), repeat, seed_of_sample, role, of_sweep))
+        planned.append(Planned(sample, question, start + len(planned), repeat, seed_of_sample, role))
 
     for number, pair in enumerate(pairs, start=1):
         add(pair, "sample")

@@ -42,40 +42,27 @@ def measure_rounds(
     pipeline: StagedPipeline,
     samples: Sequence[Sample],
     keep: Callable[[SampleRecord], None],
-    rounds: Rounds | None = None,
-    of_sweep: int = 0,
     done: Sequence[SampleRecord] = (),
     timing: Timing | None = None,
 ) -> Rounds:
     """Hand each record to `keep` when it is made, so that a caller who is stopped has them.
 
-    A sweep that alternates calls it once for each of its rounds (`of_sweep`), with what the earlier calls gave. The
-    first measurements are skipped where `done` has their records (whole batches).
+    The first measurements are skipped where `done` has their records (whole batches).
     """
     if config.prompt is not None:
         pipeline.check_question(config.prompt, images=1)
-    protocol, timing, rounds = config.protocol, timing or timing_of(config, pipeline), rounds or Rounds()
+    protocol, timing, rounds = config.protocol, timing or timing_of(config, pipeline), Rounds()
     questions = [question_of(sample, config) for sample in samples]
-    first = of_sweep * protocol.repeats
-    least = first + protocol.repeats
-    last_of_sweep = of_sweep == config.sweep.rounds - 1
-    most = least + max(0, protocol.max_repeats - protocol.repeats) * last_of_sweep
+    least = protocol.repeats
     warm = False
     for record in done:
         rounds.note(record)
     with Progress(len(samples) * least, done=sum(record.role == "sample" for record in done)) as progress:
-        for repeat in range(first, most):
+        for repeat in range(max(least, protocol.max_repeats)):
             if repeat >= least and _narrow_enough(rounds.totals, protocol.target_half_width):
                 break
             round_ = plan_round(
-                samples,
-                questions,
-                repeat,
-                config.seed,
-                protocol.order,
-                protocol.sentinel,
-                len(rounds.planned),
-                of_sweep,
+                samples, questions, repeat, config.seed, protocol.order, protocol.sentinel, len(rounds.planned)
             )
             rounds.planned += round_
             progress.expect(len(samples) * (repeat + 1))
@@ -109,7 +96,6 @@ def plan_all(config: Config, samples: Sequence[Sample]) -> list[Planned]:
 def timing_of(
     config: Config,
     pipeline: StagedPipeline,
-    beside_bytes: int = 0,
     on_error: Callable[[Exception], None] = lambda _: None,
 ) -> Timing:
     """The clocks and the device, and what is done to a sample's files before it and read of the GPU after it."""
@@ -122,8 +108,9 @@ def timing_of(
         except Exception:  # a file that is not there, a path that no system takes: `load` says so on the record
             return None
 
-    clocked = TorchDevice(device, beside_bytes)
-    return Timing(clocked, prepare_files=prepare_files, read_gpu=lambda: gpu_state(device), on_error=on_error)
+    return Timing(
+        TorchDevice(device), prepare_files=prepare_files, read_gpu=lambda: gpu_state(device), on_error=on_error
+    )
 
 
 def _narrow_enough(totals: Sequence[tuple[str, float]], target: float | None) -> bool:

@@ -5,6 +5,8 @@ timing = Timing(TorchDevice(choose_device("auto")))
 
 from __future__ import annotations
 
+import os
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -14,11 +16,10 @@ from fourstage.stages import UserError
 
 
 class TorchDevice:
-    """A CPU, a CUDA GPU or Apple's MPS; `beside_bytes` of a GPU's memory belong to other models."""
+    """A CPU, a CUDA GPU or Apple's MPS."""
 
-    def __init__(self, name: str, beside_bytes: int = 0):
+    def __init__(self, name: str):
         self.device = torch.device(name)
-        self.beside_bytes = beside_bytes
         self._cuda = self.device.type == "cuda"
         self._peak_known = False
         self._status, self._clear = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -48,7 +49,7 @@ class TorchDevice:
     def peak_memory_bytes(self) -> int | None:
         """Bytes at the highest since the reset; None where the system cannot tell."""
         if self._cuda:
-            return int(torch.cuda.max_memory_allocated(self.device)) - self.beside_bytes
+            return int(torch.cuda.max_memory_allocated(self.device))
         if not self._peak_known:
             return None
         lines = self._status.read_text().splitlines()
@@ -65,6 +66,29 @@ def choose_device(device: str) -> str:
         if index >= found:
             raise UserError(f"device={device}: {found} CUDA devices found; set device=cpu, or device=auto to choose")
     return device
+
+
+def use_threads(threads: int | None, device: str) -> None:
+    """Let torch compute with so many threads. None: OMP_NUM_THREADS where it is set, else on a CPU one less than the
+    usable cores, at least one.
+
+    A stage waits for the slowest of its threads. With a thread on each core, whatever else runs delays one of them,
+    and so all; one free core takes that work (docs/performance.md).
+    """
+    own = _own_threads()
+    if threads is None and choose_device(device) == "cpu" and "OMP_NUM_THREADS" not in os.environ:
+        threads = max(1, min(own, _usable_cores() - 1))
+    torch.set_num_threads(threads or own)
+
+
+@cache
+def _own_threads() -> int:
+    """As torch chose at its start."""
+    return torch.get_num_threads()
+
+
+def _usable_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_precision(precision: str, device: str) -> None:

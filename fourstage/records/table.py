@@ -216,7 +216,8 @@ def _value(record: SampleRecord, name: str) -> object:
 
 
 def _record(row: dict[str, Any]) -> SampleRecord:
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
+    known = {name: value for name, value in row.items() if name in FIELDS}  # an older version had others
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
     return SampleRecord(**values)
 
 

@@ -17,7 +17,8 @@ from fourstage.runs.job import Job
 from fourstage.runs.measurement import Measurement
 from fourstage.runs.opening import sync_command
 from fourstage.runs.outcome import Outcome, describe_error, is_disk_full
-from fourstage.runs.prepare import Prepared, Shared
+from fourstage.runs.prepare import Prepared
+from fourstage.runs.replicates import Replicates
 from fourstage.runs.signals import signals_held
 from fourstage.runs.tags import sweep_tags
 from fourstage.stages import UserError
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def end_run(
-    prepared: Prepared, shared: Shared, folder: RunFolder, measurement: Measurement | None, outcome: Outcome
+    prepared: Prepared, folder: RunFolder, measurement: Measurement | Replicates | None, outcome: Outcome
 ) -> None:
     """Record and send the run, and complete its `outcome`."""
     from fourstage.tracking.deliver import deliver
@@ -42,7 +43,7 @@ def end_run(
         return
     disk_full = False
     try:
-        _record(prepared, shared, folder, measurement, outcome)
+        _record(prepared, folder, measurement, outcome)
     except Exception as error:  # a full disk, a fault of ours
         disk_full = is_disk_full(error)
         outcome.status, outcome.why = "FAILED", describe_error(error)
@@ -162,14 +163,14 @@ def _report_undelivered(folder: RunFolder, outcome: Outcome, error: Exception) -
 
 
 def _record(
-    prepared: Prepared, shared: Shared, folder: RunFolder, measurement: Measurement | None, outcome: Outcome
+    prepared: Prepared, folder: RunFolder, measurement: Measurement | Replicates | None, outcome: Outcome
 ) -> None:
     """Everything that a run leaves, after the measurement, into its folder and on the screen."""
     from fourstage.config.compose import as_yaml
     from fourstage.records.columns import Columns
     from fourstage.records.table import RecordFile
     from fourstage.report.run_table import print_run
-    from fourstage.runs.environment import environment, git_diff
+    from fourstage.runs.environment import git_diff
     from fourstage.trust.check import as_dict, as_tags, not_finished
 
     config = prepared.config
@@ -177,11 +178,9 @@ def _record(
     file.close()
     checks = (measurement.checks if measurement else []) or [not_finished(outcome.status, file.count)]
     figures = measurement.figures if measurement else {}
-    root = prepared.samples[0].root
     folder.add_file("config.yaml", as_yaml(prepared.job.tree))
-    if root not in shared.environments:
-        shared.environments[root] = environment(root)
-    folder.add_file("environment.json", shared.environments[root])
+    if measurement is not None and (machine := measurement.environment()):
+        folder.add_file("environment.json", machine)
     folder.add_file("checks.json", as_dict(checks))
     if diff := git_diff():
         folder.add_file("git_diff.patch", diff)

@@ -1,4 +1,4 @@
-"""A job in the process that a launcher gave it: joblib's, submitit's, Ray's, or one of `sweep.isolate`.
+"""A job in the process that a launcher gave it: joblib's, submitit's or Ray's.
 
 Its outcome is written into its folder, where the process that started the sweep finds it.
 """
@@ -19,7 +19,7 @@ from fourstage.runs.signals import Terminated, signals_raised
 from fourstage.stages import UserError
 from fourstage.text import say, say_traceback
 
-STOP_LIMIT_S = 60  # that a job in a process of its own may take to save what it has
+STOP_LIMIT_S = 15  # that such a process may take to save what it has
 
 
 def run_and_report(job: Job, shared: Shared) -> Outcome:
@@ -78,7 +78,7 @@ def stop_processes() -> None:
     ]
     for process in left:
         process.terminate()
-    _, alive = psutil.wait_procs(left, timeout=STOP_LIMIT_S / 4)
+    _, alive = psutil.wait_procs(left, timeout=STOP_LIMIT_S)
     for process in alive:
         process.kill()
 

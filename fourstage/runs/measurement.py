@@ -1,7 +1,7 @@
-"""What a run measures: its records as they are made, round by round, and the checks of all of them at the end.
+"""What a process measures of a run: its records as they are made, and the checks of all of them at the end.
 
 measurement.open(earlier_records)
-measurement.measure_round()        # once for each of the sweep's rounds
+measurement.measure()
 measurement.check()
 measurement.close()
 """
@@ -9,12 +9,13 @@ measurement.close()
 from __future__ import annotations
 
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fourstage.runs.prepare import Prepared, Shared
-from fourstage.stages import SampleRecord
+from fourstage.config.schema import Config
+from fourstage.runs.prepare import Shared
+from fourstage.stages import Sample, SampleRecord
 
 if TYPE_CHECKING:
     from fourstage.measure.cache import Filled
@@ -29,11 +30,13 @@ MOST_TRACEBACKS = 3  # of samples that failed, saved with the run
 
 @dataclass
 class Measurement:
-    """The measurement of one run so far."""
+    """The measurement of one run so far, or of one replicate of it."""
 
-    prepared: Prepared
+    config: Config
+    samples: Sequence[Sample]
     shared: Shared
     folder: RunFolder
+    replicate: int = 0
     checks: list[Check] = field(default_factory=list)
     figures: dict[str, float] = field(default_factory=dict)  # that the checks' evidence gives
     tracebacks: dict[str, None] = field(default_factory=dict)
@@ -42,18 +45,21 @@ class Measurement:
     _rounds: Rounds | None = None
     _filled: Filled | None = None
     _earlier: Sequence[SampleRecord] = ()
-    _busy: float | None = None
+    _busy: float | None = None  # share of the processors that others used meanwhile
     _unlike: tuple[str, ...] = ()  # how loaded parameters differ from the settings, before the measurement
-    _round: int = 0  # the next one of the sweep
 
     @property
     def succeeded(self) -> bool:
         """Whether any sample succeeded."""
         return self.file is not None and self.file.count > self.file.failed
 
+    @property
+    def fault(self) -> str:
+        """Why the run is FAILED where it did not succeed."""
+        return "no sample succeeded"
+
     def open(self, earlier: Sequence[SampleRecord]) -> None:
         """Open the files of the records, and write those of a half-done run first."""
-        from fourstage.measure.machine import processors_busy
         from fourstage.records.table import Journal, RecordFile
 
         self._earlier = earlier
@@ -64,52 +70,57 @@ class Measurement:
             self._save(record)
         # the old journal's last line may have been cut short; a kill before this line loses no record
         making.replace(self.folder.journal)
-        self._busy = processors_busy(self.shared.idle_since)
 
-    def measure_round(self) -> None:
-        """One round of the sweep: the model is loaded where it is not, and every sample measured."""
+    def measure(self) -> None:
+        """Load the model where it is not, warm up, and measure every sample."""
         from fourstage.measure.cache import behind, with_cache
+        from fourstage.measure.machine import ProcessorTimes, processors_busy
         from fourstage.measure.protocol import measure_rounds, timing_of
+        from fourstage.models.device import use_threads
+        from fourstage.trust.gather import unlike
 
-        config, samples = self.prepared.config, self.prepared.samples
-        models = self.shared.models_of(config)
-        pipeline, load_s = models.get(config)
-        if self._filled is None:
-            from fourstage.trust.gather import unlike
-
-            self._unlike = tuple(f"before the run, {text}" for text in unlike(config, pipeline))
-            self._record_model(pipeline, load_s)
-            _, self._filled = with_cache(config, pipeline, samples)
-            self.folder.add_metrics(self._filled.metrics)
-            self.folder.add_tags(self._filled.tags)
+        config, samples = self.config, self.samples
+        use_threads(config.threads, config.device)
+        pipeline, load_s = self.shared.models.get(config)
+        self._unlike = tuple(f"before the run, {text}" for text in unlike(config, pipeline))
+        self._record_model(pipeline, load_s)
+        _, self._filled = with_cache(config, pipeline, samples)
+        self.folder.add_metrics(self._filled.metrics)
+        self.folder.add_tags(self._filled.tags)
         pipeline = behind(self._filled, pipeline)
-        timing = timing_of(config, pipeline, models.beside_bytes(config), self._save_traceback)
-        self._rounds = measure_rounds(
-            config, pipeline, samples, self._save, self._rounds, self._round, self._earlier, timing
-        )
-        self._round += 1
-        # no reference to the pipeline is left: another job of the sweep may need its memory before the next round
+        timing = timing_of(config, pipeline, self._save_traceback)
+        begun = ProcessorTimes.now()
+        self._rounds = measure_rounds(config, pipeline, samples, self._save, self._earlier, timing)
+        self._busy = processors_busy(begun)
 
     def check(self) -> None:
         """Close the records and compute the checks of them."""
         from fourstage.measure.cache import behind
-        from fourstage.measure.machine import ProcessorTimes
         from fourstage.trust.checks import check_run
         from fourstage.trust.gather import figures, gather
 
-        config = self.prepared.config
+        config = self.config
         assert self.file is not None
         assert self._rounds is not None
         assert self._filled is not None
         self.file.close()
         self.close()
-        pipeline = behind(self._filled, self.shared.models_of(config).get(config)[0])
+        pipeline = behind(self._filled, self.shared.models.get(config)[0])
         evidence = gather(config, pipeline, self._rounds.planned, self.file.path)
         wanted = replace(evidence.expected, parameters=(*self._unlike, *evidence.expected.parameters))
         evidence = replace(evidence, expected=wanted, busy=self._busy, warm_up=self._rounds.warm_up)
-        self.checks, self.figures = check_run(evidence), figures(evidence)
+        busy = {} if self._busy is None else {"busy_share": self._busy}
+        self.checks, self.figures = check_run(evidence), figures(evidence) | busy
         self._record_gpu("after", pipeline.facts.device)
-        self.shared.idle_since = ProcessorTimes.now()
+
+    def environment(self) -> Mapping[str, Any]:
+        """The machine and the software that were used."""
+        from fourstage.runs.environment import environment
+
+        root = self.samples[0].root
+        if root not in self.shared.environments:
+            self.shared.environments[root] = environment(root)
+        return self.shared.environments[root]
 
     def close(self) -> None:
         """Close the journal, from which the records are read where the run does not come to its end."""
@@ -120,6 +131,7 @@ class Measurement:
     def _save(self, record: SampleRecord) -> None:
         assert self.file is not None
         assert self._journal is not None
+        record = replace(record, replicate=self.replicate)
         self.file.append(record)
         self._journal.append(record)
 

@@ -53,8 +53,7 @@ def look_back(prepared: Prepared, membership: Membership) -> tuple[Outcome | Non
         say(f"job {membership.job}: skipped, run {run.name} ({run.run_id}) has it, finished and valid")
         return Outcome("SKIPPED", run.name, membership.job, run.run_id, "measured before", run.metrics), None
     if (earlier := found.half_done) is not None:
-        name, count = earlier.folder.state.name, len(earlier.records)
-        say(f"job {membership.job}: goes on with run {name}, {count} records are there")
+        say(f"job {membership.job}: goes on with run {earlier.folder.state.name}, {earlier.amount} are there")
     return None, found.half_done
 
 
@@ -107,7 +106,8 @@ def _folder_of(earlier: HalfDone, prepared: Prepared) -> RunFolder:
     """The folder of a half-done run, which is this process's now."""
     from fourstage.tracking.folder import Process
 
-    folder, position = earlier.folder, earlier.records[-1].position + 1
+    folder = earlier.folder
+    position = earlier.records[-1].position + 1 if earlier.records else f"replicate {earlier.replicates}"
     tags = run_tags(prepared.config, prepared.identity, prepared.job.membership)
     tags |= {"fourstage.process": str(Process.this()), "fourstage.continued_at": str(position)}
     folder.change(

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,7 @@ from fourstage.stages import Sample
 from fourstage.text import say
 
 if TYPE_CHECKING:
-    from fourstage.measure.machine import ProcessorTimes
-    from fourstage.models.loaded import KeptModels
+    from fourstage.models.loaded import LoadedModel
     from fourstage.tracking.destination import Destination
 
 
@@ -34,20 +34,17 @@ if TYPE_CHECKING:
 class Shared:
     """What the jobs of one process share."""
 
-    models: KeptModels | None = None  # loaded models; made by the first job, since torch takes a second to import
     datasets: dict[Any, tuple[list[Sample], str]] = field(default_factory=dict)  # samples and digest, by settings
     outcomes: dict[str, Outcome] = field(default_factory=dict)  # of the jobs so far, by the run's identity
-    idle_since: ProcessorTimes | None = None  # when the last job's measurement ended
     environments: dict[Path, dict[str, Any]] = field(default_factory=dict)  # by the dataset's folder
     in_launcher: bool = False  # other jobs of the sweep run in processes of their own
 
-    def models_of(self, config: Config) -> KeptModels:
-        """The loaded models of this process."""
-        from fourstage.models.loaded import KeptModels
+    @cached_property
+    def models(self) -> LoadedModel:
+        """The loaded model of this process; made when it is asked for, since torch takes a second to import."""
+        from fourstage.models.loaded import LoadedModel
 
-        if self.models is None:
-            self.models = KeptModels(config.sweep.memory_gb, several=config.sweep.rounds > 1)
-        return self.models
+        return LoadedModel()
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,9 @@ def prepare(job: Job, config: Config, shared: Shared) -> Prepared:
     """Read the dataset, compute the identity, find the weights. Raises UserError for what cannot work."""
     samples, digest = _dataset_of(config, shared)
     with signals_held():  # an exception inside a half-done import would leave it broken
-        _import_quickly(config, "trust.gather", "report.run_table", "runs.resume", "tracking.deliver", "models.loaded")
+        import_quickly("report.run_table", "runs.resume", "tracking.deliver", "trust.checks", "models.load")
+        if not config.fresh:
+            import_measuring(config)
         from fourstage.models.load import preflight
         from fourstage.tracking.destination import Destination
     preflight(config)
@@ -100,7 +99,18 @@ def digest_of_settings(tree: Mapping[str, Any]) -> str | None:
     return dataset_digest(read_samples(dataset), dataset.hash, say)
 
 
-def _import_quickly(config: Config, *modules: str) -> None:
+def import_measuring(config: Config) -> None:
+    """Import what a measurement of this configuration uses, so that it contains no import."""
+
+    def libraries() -> None:
+        from fourstage.models.load import import_libraries
+
+        import_libraries(config)
+
+    import_quickly("trust.gather", "models.loaded", then=libraries)
+
+
+def import_quickly(*modules: str, then: Callable[[], None] = lambda: None) -> None:
     """Import what is heavy. GC is disabled during the imports, and what was imported is frozen afterwards: it makes
     start-up a second faster, and keeps a full collection over all of it from pausing a stage."""
     imported = len(sys.modules)
@@ -108,9 +118,7 @@ def _import_quickly(config: Config, *modules: str) -> None:
     try:
         for module in modules:
             import_module(f"fourstage.{module}")
-        from fourstage.models.load import import_libraries
-
-        import_libraries(config)
+        then()
         if len(sys.modules) > imported:
             gc.freeze()
     finally:

@@ -28,10 +28,16 @@ from fourstage.tracking.reader import RunFacts, children_of, move_to_trash
 
 @dataclass(frozen=True)
 class HalfDone:
-    """A half-done run: its folder, and the records of its whole batches."""
+    """A half-done run: its folder, and the records of its whole batches; or how many of its replicates are finished."""
 
     folder: RunFolder
-    records: tuple[SampleRecord, ...]
+    records: tuple[SampleRecord, ...] = ()
+    replicates: int = 0
+
+    @property
+    def amount(self) -> str:
+        """What is there of it, in words."""
+        return f"{self.replicates} replicates" if self.replicates else f"{len(self.records)} records"
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,8 @@ def find_earlier(
             messages.append(f"run {run.run_id} is an older try of the same job")
         elif other := identity.differs(run.tags):
             messages.append(f"run {run.run_id} had the same settings with another {' and '.join(other)}: not mixed")
+        elif (has := run.params.get("replicates", "1")) != str(config.replicates):
+            messages.append(f"run {run.run_id} has {has} replicates, {config.replicates} are asked for: measured anew")
         elif run.status == "FINISHED" and run.tags.get("fourstage.valid") == "true":
             found = Found(finished=run)
             continue
@@ -94,9 +102,7 @@ def process_of(run: RunFacts) -> Process | None:
 
 def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine: Mapping[str, str]) -> HalfDone | str:
     """The run as it was left, or why continuing it would not be sound."""
-    if config.sweep.rounds > 1:
-        return "its jobs alternated, and would no longer"
-    if config.protocol.warmup == 0:
+    if config.protocol.warmup == 0 and not config.fresh:
         return "without warm-up a second cold start would lie among its samples"
     for tag, here in machine.items():
         if run.tags.get(tag) != here:
@@ -105,6 +111,9 @@ def _half_done(run: RunFacts, config: Config, samples: Sequence[Sample], machine
         folder = RunFolder.open(Path(run.tags.get("fourstage.folder", "")))
         if folder.state.token != run.tags.get("fourstage.token"):
             return f"its folder {folder.path} holds another run by now"
+        if config.fresh:
+            finished = sum(folder.finished_replicate(number) is not None for number in range(config.replicates))
+            return HalfDone(folder, replicates=finished) if finished else "none of its replicates was finished"
         records = read_journal(folder.journal)
     except (UserError, OSError, ValueError) as error:
         return f"its records cannot be read ({error})"

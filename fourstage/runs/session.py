@@ -23,6 +23,7 @@ from fourstage.runs.measurement import Measurement
 from fourstage.runs.opening import is_retried, look_back, open_run, withdraw_twin
 from fourstage.runs.outcome import Outcome
 from fourstage.runs.prepare import Prepared, Shared, prepare
+from fourstage.runs.replicates import Replicates
 from fourstage.runs.signals import Terminated, signals_held
 
 if TYPE_CHECKING:
@@ -34,14 +35,14 @@ def run_job(job: Job, shared: Shared) -> Outcome:
     """A job from its beginning to its end. Raises UserError before anything is tracked, and only outside a sweep."""
     with RunSession(job, shared) as run:
         run.begin()
-        for _ in range(run.rounds):
-            run.measure_round()
+        for _ in range(run.replicates):
+            run.measure()
         run.finish()
     return run.outcome
 
 
 class RunSession:
-    """One run. `begin`, `measure_round` for each of the sweep's rounds, `finish`: after `ended` they do nothing.
+    """One run. `begin`, `measure` for each replicate, `finish`: after `ended` they do nothing.
 
     An error ends the run as FAILED and is recorded on it, so that the other jobs of a sweep continue. Leaving the
     `with` block before the end, as on Ctrl-C or kill, ends it as KILLED with the samples that it finished.
@@ -51,16 +52,16 @@ class RunSession:
         self.job, self.shared = job, shared
         self.outcome = Outcome("FAILED", job=job.number)
         self.ended = False
-        self.rounds = 1  # known once the settings are
+        self.replicates = 1  # known once the settings are
         self._prepared: Prepared | None = None
         self._folder: RunFolder | None = None
-        self._measurement: Measurement | None = None
+        self._measurement: Measurement | Replicates | None = None
 
     def begin(self) -> None:
         """Check the settings, read the dataset, and make the run, unless another run has its result."""
         with self._errors_recorded():
             config = schema.check(self.job.tree)
-            self.job, self.rounds = replace(self.job, tree=schema.typed(self.job.tree, config)), config.sweep.rounds
+            self.job, self.replicates = replace(self.job, tree=schema.typed(self.job.tree, config)), config.replicates
             prepared = self._prepared = prepare(self.job, config, self.shared)
             self.outcome.name = prepared.name
             earlier = self._find_result(prepared)
@@ -71,14 +72,17 @@ class RunSession:
             if self._is_twin(prepared, self._folder):
                 return
             self.outcome.run_id, self.outcome.folder = self._folder.state.run_id, str(self._folder.path)
-            self._measurement = Measurement(prepared, self.shared, self._folder)
+            if config.fresh:
+                self._measurement = Replicates(config, self.job.tree, self._folder)
+            else:
+                self._measurement = Measurement(config, prepared.samples, self.shared, self._folder)
             self._measurement.open(earlier.records if earlier else ())
 
-    def measure_round(self) -> None:
-        """Measure every sample once more, as the protocol says."""
+    def measure(self) -> None:
+        """Measure every sample, as the protocol says: the next replicate, where there are several."""
         with self._errors_recorded():
             if self._measurement is not None and not self.ended:
-                self._measurement.measure_round()
+                self._measurement.measure()
 
     def finish(self) -> None:
         """Check what was measured, and end the run."""
@@ -89,7 +93,7 @@ class RunSession:
             if self._measurement.succeeded:
                 self._end("FINISHED")
             else:
-                self._end("FAILED", "no sample succeeded")
+                self._end("FAILED", self._measurement.fault)
 
     def __enter__(self) -> RunSession:
         return self
@@ -159,5 +163,5 @@ class RunSession:
             self._measurement.close()
         if self._prepared is not None and self._folder is not None:
             with signals_held():  # everything finished is saved; a second signal ends the process at once
-                end_run(self._prepared, self.shared, self._folder, self._measurement, self.outcome)
+                end_run(self._prepared, self._folder, self._measurement, self.outcome)
         self._prepared = self._measurement = self._folder = None  # a sweep of a thousand jobs keeps its sessions

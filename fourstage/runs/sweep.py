@@ -3,9 +3,9 @@
     -m ──Hydra's sweeper and launcher──▶ jobs ──▶ runs nested under one parent ──▶ its tables, summary, exit code
 
 The parent is made before the jobs, which find it by their `Membership`, also in other processes and on other hosts.
-Where Hydra only composes the jobs, they run afterwards in this process: those that share a model next to each other,
-or in alternating rounds. Left out: one job (`session.py`), jobs in other processes (`launched.py`, `isolated.py`),
-what the parent shows (`parent.py`), what a resumed sweep takes over (`takeover.py`).
+Where Hydra only composes the jobs, they run afterwards: in this process, those that share a model next to each other,
+or their replicates in fresh ones, in turn. Left out: one job (`session.py`), jobs of a launcher (`launched.py`), what
+the parent shows (`parent.py`), what a resumed sweep takes over (`takeover.py`).
 
     sweep = begin(multirun)
     sweep.run_jobs(Shared())
@@ -29,10 +29,8 @@ from fourstage.config import flat, keys, schema, values
 from fourstage.config.multirun import Multirun
 from fourstage.config.schema import SweepSettings
 from fourstage.exit_codes import FAILED, UNDELIVERED
-from fourstage.runs.ending import fail_job
 from fourstage.runs.gathering import gather_outcomes, parent_run_id
 from fourstage.runs.identity import code_hash
-from fourstage.runs.isolated import run_isolated
 from fourstage.runs.job import Job, Membership
 from fourstage.runs.launched import stop_processes
 from fourstage.runs.opening import sync_command
@@ -65,35 +63,24 @@ class Sweep:
     broken: str = ""  # what ended the launcher or sweeper before its jobs
 
     def run_jobs(self, shared: Shared) -> None:
-        """Run what Hydra composed: each in a process of its own, or in the order that suits the models, in rounds."""
-        if self.settings.isolate:
-            for job in self.jobs:
-                say(job.title)
-                try:
-                    outcome = run_isolated(job)
-                except OSError as error:  # no process, no memory for one
-                    outcome = fail_job(job, error)
-                self.note(job, outcome)
-        else:
-            self._run_in_rounds(by_model(self.jobs), shared)
-
-    def _run_in_rounds(self, jobs: Sequence[Job], shared: Shared) -> None:
-        """A B B A …: each job measures once in each round; with one round, job after job."""
-        rounds = self.settings.rounds
+        """Run what Hydra composed, jobs that share a model next to each other; with replicates in balanced order:
+        A B, B A, A B, …, so that a machine that becomes slower or faster favours none of them."""
         with ExitStack() as stack:
-            runs = [stack.enter_context(RunSession(job, shared)) for job in jobs]
-            for number in range(rounds):
-                for run in runs if number % 2 == 0 else reversed(runs):
-                    if run.job.number in self.outcomes:
-                        continue
-                    say(run.job.title if rounds == 1 else f"round {number + 1}, {run.job.title}")
+            runs = [stack.enter_context(RunSession(job, shared)) for job in by_model(self.jobs)]
+            number = 0
+            while left := [run for run in runs if run.job.number not in self.outcomes]:
+                for run in left if number % 2 == 0 else reversed(left):
                     if number == 0:
+                        say(run.job.title)
                         run.begin()
-                    run.measure_round()
-                    if number == rounds - 1:
+                    else:
+                        say(f"replicate {number + 1}, {run.job.title}")
+                    run.measure()
+                    if number + 1 >= run.replicates:
                         run.finish()
                     if run.ended:
                         self.note(run.job, run.outcome)
+                number += 1
 
     def note(self, job: Job, outcome: Outcome) -> None:
         """Note how a job of this process ended."""

@@ -89,7 +89,7 @@ def superseded(folder: RunFolder) -> str:
         if now.get("fourstage.token") == state.token or now.get("fourstage.folder") == own.get("fourstage.folder"):
             return ""
         return f"run {run.info.run_id} went on from {now.get('fourstage.folder')}"
-    has_records = folder.journal.is_file() and folder.journal.stat().st_size > 0
+    has_records = any(True for _ in folder.journaled())
     if state.status == "RUNNING" and not has_records and not any(folder.path.glob("*/run.json")):
         return "its process died before it had begun"
     parent, identity = state.tags.get("mlflow.parentRunId"), state.tags.get("fourstage.identity")
@@ -105,11 +105,11 @@ def end_dead(folder: RunFolder) -> None:
     """End a run whose process died: KILLED, with the figures of the samples that it had finished."""
     from fourstage.records.columns import Columns
     from fourstage.records.summary import summarise_run
-    from fourstage.records.table import read_journal, write_records
+    from fourstage.records.table import write_records
     from fourstage.trust.check import as_dict, as_tags, not_finished
 
     folder.records.unlink(missing_ok=True)  # unreadable without its footer; the journal has the records
-    if records := read_journal(folder.journal):
+    if records := list(folder.journaled()):
         write_records(records, folder.records)
         folder.add_metrics(summarise_run(Columns.read(folder.records).measured))
     checks = [not_finished("KILLED", len(records))]

@@ -2,6 +2,7 @@
 
     run.json         what it is: name, params, tags, figures, dataset, status, and whether the store has it
     journal.jsonl    its records while it goes
+    replicates/      000, 001, …: of a run that is measured in fresh processes a folder like this for each
     records.parquet  all of them, when it ended
     files/           what becomes its artifacts
 
@@ -27,11 +28,12 @@ from pathlib import Path
 from typing import Any
 
 from fourstage.credentials import masked, masked_tree
-from fourstage.stages import UserError
+from fourstage.records.table import read_journal
+from fourstage.stages import SampleRecord, UserError
 from fourstage.text import storable
 from fourstage.tracking.destination import Destination, resolved_uri
 
-NAME, JOURNAL, RECORDS, FILES = "run.json", "journal.jsonl", "records.parquet", "files"
+NAME, JOURNAL, RECORDS, FILES, REPLICATES = "run.json", "journal.jsonl", "records.parquet", "files", "replicates"
 OPEN = "RUNNING"
 
 
@@ -113,8 +115,9 @@ class RunFolder:
         traces: int,
         run_id: str | None = None,
         parent: str | None = None,
+        delivered: bool = False,
     ) -> RunFolder:
-        """A new run, or with `run_id` one that goes on.
+        """A new run, or with `run_id` one that goes on. A replicate counts as delivered: its run delivers it.
 
         Raises OSError where the folder cannot be written, UserError where a run of another process still goes on in it.
         """
@@ -122,7 +125,8 @@ class RunFolder:
         cls._refuse_busy(path)
         for left in (path / JOURNAL, path / RECORDS):  # of another run in a folder that was asked for by name
             left.unlink(missing_ok=True)
-        shutil.rmtree(path / FILES, ignore_errors=True)
+        for left in (path / FILES, path / REPLICATES):
+            shutil.rmtree(left, ignore_errors=True)
         here = replace(destination, uri=resolved_uri(destination.uri), artifacts=_absolute(destination.artifacts))
         token, process = uuid.uuid4().hex, Process.this()
         own = {"fourstage.token": token, "fourstage.folder": str(path.absolute()), "fourstage.process": str(process)}
@@ -130,8 +134,9 @@ class RunFolder:
         texts = (storable(masked_tree(text)) for text in (name, params, {**tags, **own}))
         clean_name, clean_params, clean_tags = texts
         state = RunState(
-            token, clean_name, here, clean_params, clean_tags, traces, _now_ms(), process, run_id, parent=parent
-        )
+            token, clean_name, here, clean_params, clean_tags, traces, _now_ms(), process, run_id, parent=parent,
+            delivered=delivered,
+        )  # fmt: skip
         folder = cls(path, state)
         folder._write()
         return folder
@@ -165,6 +170,26 @@ class RunFolder:
     def gone(self) -> bool:
         """Whether somebody deleted it while the run went on."""
         return not (self.path / NAME).exists()
+
+    def replicate(self, number: int) -> Path:
+        """The folder of a replicate, counted from 0."""
+        return self.path / REPLICATES / f"{number:03d}"
+
+    def finished_replicate(self, number: int) -> RunFolder | None:
+        """A replicate that was measured to its end; None where it was not."""
+        try:
+            found = RunFolder.open(self.replicate(number))
+        except UserError:
+            return None
+        return found if found.state.status == "FINISHED" else None
+
+    def journaled(self) -> Iterator[SampleRecord]:
+        """The records that were made so far, those of its replicates one after the other; whatever was killed."""
+        position = 0
+        for path in (self.journal, *sorted(self.path.glob(f"{REPLICATES}/*/{JOURNAL}"))):
+            records = read_journal(path)
+            yield from (replace(record, position=position + record.position) for record in records)
+            position += len(records)
 
     def change(self, **changes: Any) -> None:
         """Put these fields into `run.json`, whole or not at all."""
@@ -205,6 +230,7 @@ class RunFolder:
         shutil.rmtree(self.files, ignore_errors=True)
         self.records.unlink(missing_ok=True)
         if self.state.status == "FINISHED":
+            shutil.rmtree(self.path / REPLICATES, ignore_errors=True)
             self.journal.unlink(missing_ok=True)
 
     def _write(self) -> None:

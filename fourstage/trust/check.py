@@ -5,9 +5,11 @@ Check("stages_close", "the four stages account for the end-to-end time", "pass",
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -87,6 +89,11 @@ def as_tags(checks: Sequence[Check]) -> dict[str, str]:
         "fourstage.checks_failed": named["fail"] or "none",
         "fourstage.checks_warned": named["warn"] or "none",
     }
+
+
+def read_checks(path: Path) -> list[Check]:
+    """What `as_dict` gave, from its file."""
+    return [Check(**found) for found in json.loads(path.read_text(encoding="utf-8"))["checks"]]
 
 
 def not_finished(status: str, records: int) -> Check:

@@ -63,7 +63,7 @@ class Evidence:
     no_audits: str = "audits are off (protocol.audit=false)"
     shares: Shares | None = None
     warm_up: Mapping[str, WarmUp] = field(default_factory=dict)  # by shape of input
-    busy: float | None = None  # share of all processors that others used just before the measurement
+    busy: float | None = None  # share of all processors that others used during the measurement
     listed: tuple[str, ...] | None = None  # keys of the dataset, read again; None: not read
     no_listed: str = "the dataset was not read again"
     no_shares: str = "the device's peaks were not measured"

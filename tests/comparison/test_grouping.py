@@ -78,8 +78,8 @@ def test_runs_that_differ_in_the_seed_and_labels_alone_are_one_configuration() -
 def test_a_replicate_is_a_process_of_a_run_and_runs_of_one_process_share_theirs() -> None:
     def run(run_id: str, process: str, *replicates: int) -> RunData:
         columns = Columns.of([timed("a", replicate=replicate) for replicate in replicates])
-        params = {"replicates": str(len(set(replicates)))}
-        return RunData(run_id, run_id, params, {"fourstage.process": process}, {}, columns)
+        fresh = {"fourstage.replicates": "2"} if 1 in replicates else {}
+        return RunData(run_id, run_id, {}, {"fourstage.process": process} | fresh, {}, columns)
 
     runs = [run("a", "host 1@1.0", 0, 0, 1, 1), run("b", "host 1@1.0", 0, 1), run("c", "host 2@1.0", 0)]
     runs += [run("d", "host 2@1.0", 0), run("e", "host 3@1.0", 0)]

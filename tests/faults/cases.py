@@ -206,7 +206,7 @@ KEYS = (
     "protocol", "protocol.order", "protocol.io", "protocol.target_half_width", "protocol.sentinel", "tracking",
     "tracking.uri", "tracking.experiment", "tracking.wait_s", "tracking.traces", "prompt", "seed", "device",
     "batch_size", "replicates",
-    "cache", "study", "run_name", "sweep", "sweep.name", "sweep.resume", "sweep.memory_gb", "sweep.rounds", "objective",
+    "cache", "study", "run_name", "sweep", "sweep.name", "sweep.resume", "sweep.isolate", "threads", "objective",
     "hydra", "hydra.job.chdir", "hydra.job.name", "hydra.job.num", "hydra.output_subdir", "hydra.mode", "hydra.verbose",
     "hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.searchpath", "hydra/launcher", "hydra/sweeper",
     "hydra/job_logging", "hydra.callbacks.fourstage._target_", "hydra.sweeper.params", "+experiments", "experiments",

@@ -18,7 +18,6 @@ FULL = SampleRecord(
     key="a/b.npy",
     sample_id="7",
     position=3,
-    round=1,
     repeat=1,
     replicate=2,
     role="sentinel",

@@ -136,7 +136,7 @@ def test_a_fault_before_the_first_job_is_said_and_nothing_runs(
         raise error
 
     monkeypatch.setattr("fourstage.runs.sweep.begin", fault)
-    assert run("-m", "seed=1,2", "sweep.rounds=2")[0] == code
+    assert run("-m", "seed=1,2")[0] == code
     err = capsys.readouterr().err
     assert line in err
     assert "add -m" not in err
@@ -257,48 +257,6 @@ def test_jobs_that_share_a_model_run_one_after_the_other(run: Run, store: Destin
     assert run(*on(dataset), "-m", "seed=1,2", "model=eventgpt,videollava", "dataset.limit=1")[0] == 0
     made = sorted(jobs_since(store, before), key=lambda facts: facts.started_unix_s)
     assert [facts.params["model.name"] for facts in made] == ["eventgpt", "eventgpt", "videollava", "videollava"]
-
-
-# ---- rounds ----
-
-
-def rounds_of(store: Destination, runs: list[RunFacts]) -> list[tuple[str, int]]:
-    """Which job measured in which round, in order of time."""
-    records: list[tuple[float, str, SampleRecord]] = []
-    for facts in runs:
-        records += [(r.started_unix_s, facts.params["model.name"], r) for r in run_records(store, facts.run_id)]
-    seen = [(name, record.round) for _, name, record in sorted(records, key=lambda item: item[0])]
-    return list(dict.fromkeys(seen))
-
-
-@pytest.mark.parametrize(("memory", "loads"), [("null", 2), ("1e-6", 4)])
-def test_rounds_alternate_and_each_job_is_one_run(
-    memory: str, loads: int, run: Run, store: Destination, dataset: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from fourstage.models import loaded as kept
-
-    real, loaded = kept.load_pipeline, []
-
-    def counted(config: Any) -> Any:
-        loaded.append(config.model.name)
-        return real(config)
-
-    monkeypatch.setattr(kept, "load_pipeline", counted)
-    before = len(find_runs(store))
-    words = ["-m", "model=eventgpt,videollava", "sweep.rounds=3", f"sweep.memory_gb={memory}", "dataset.limit=2"]
-    assert run(*on(dataset), *words)[0] == 0
-    made = jobs_since(store, before)
-    assert rounds_of(store, made) == [
-        ("eventgpt", 0), ("videollava", 0), ("videollava", 1), ("eventgpt", 1), ("eventgpt", 2), ("videollava", 2),
-    ]  # fmt: skip
-    for facts in made:
-        assert [(r.repeat, r.round) for r in run_records(store, facts.run_id)] == [(i, i) for i in (0, 0, 1, 1, 2, 2)]
-    assert len(loaded) == loads
-
-
-def test_alternating_jobs_cannot_have_processes_of_their_own(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("-m", "seed=1,2", "sweep.rounds=2", "sweep.isolate=true")[0] == 2
-    assert "sweep.rounds>1 with sweep.isolate=true" in capsys.readouterr().err
 
 
 # ---- resume ----
@@ -514,10 +472,10 @@ def test_isolated_jobs_have_processes_of_their_own_and_leave_the_same(
     assert run(*words, "sweep.isolate=true")[0] == 0
     (apart,) = jobs_since(store, before)
     assert apart.tags["mlflow.parentRunId"] == parent_of(store).run_id
-    assert f" {os.getpid()}@" not in apart.tags["fourstage.process"]
+    assert (apart.tags["fourstage.replicates"], apart.tags["fourstage.reused_model"]) == ("1", "false")
     assert run(*words)[0] == 0
     here = max(jobs_since(store, before), key=lambda facts: facts.started_unix_s)
-    assert f" {os.getpid()}@" in here.tags["fourstage.process"]
+    assert "fourstage.replicates" not in here.tags
     assert ids(store, here) == ids(store, apart)
 
 
@@ -531,7 +489,7 @@ def test_ctrl_c_reaches_an_isolated_job_and_leaves_no_orphan(store: Destination,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    journal = wait_for(lambda: next(tmp_path.glob("mlruns/hydra/*/*/0/journal.jsonl"), None))
+    journal = wait_for(lambda: next(tmp_path.glob("mlruns/hydra/*/*/0/replicates/000/journal.jsonl"), None))
     wait_for(lambda: journal.stat().st_size)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGINT)

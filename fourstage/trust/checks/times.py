@@ -23,7 +23,7 @@ OUTLIER_LIMIT = 0.05  # share of samples far outside
 DRIFT_CERTAIN, DRIFT_LIKELY = 0.999, 0.95  # levels at which a drift fails and warns
 OBSERVER_WARN = 0.01  # what measuring may cost of the end-to-end time; OBSERVED_ABOVE fails
 FLOOR_LIMIT = 1.10  # the peaks are measured too, within some percent
-BUSY_LIMIT = 0.20  # share of all processors that others used just before
+BUSY_LIMIT = 0.20  # share of all processors that others used meanwhile
 TOO_BUSY = "the machine is too busy to tell"
 EXPLAINED_LIMIT = 0.25  # token count's price by regression against the steps' own
 
@@ -215,7 +215,7 @@ def warmed_up(evidence: Evidence) -> Check:
 
 def machine_quiet(evidence: Evidence) -> Check:
     """What other processes did is in the times too."""
-    sentence = "other processes left the processors alone just before the measurement"
+    sentence = "other processes left the processors alone during the measurement"
     if evidence.busy is None:
         return not_possible("machine_quiet", sentence, "the processors' use was not read")
     verdict: Verdict = "pass" if evidence.busy <= BUSY_LIMIT else "warn"
