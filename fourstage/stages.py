@@ -48,6 +48,7 @@ class Sample:
     event_image: tuple[str, ...] = ()  # under event_image/, in order
     video_data: str | None = None  # folder under video/ and stem under mp4/
     mp4_data: str | None = None  # under mp4/, with its suffix
+    file: str | None = None  # all of its media in one file or folder under `root`, instead of the paths above
     question: str = ""  # "": the run's own prompt is asked
     reference: str = ""  # "": no quality is scored
     extra: Mapping[str, Any] = field(default_factory=dict)  # further keys of the entry, kept

@@ -19,8 +19,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{key}.")
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[f"{prefix}{key}"] = plain(value)
     return flat
+
+
+def plain(value: Any) -> Any:
+    """A value as YAML and JSON hold it: a list for a tuple."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def identity(tree: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ choices("model", conf_folder)                      # ["eventgpt", "videollava"]
 
 from __future__ import annotations
 
+import ast
 import typing
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, fields
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fourstage import plugins
+from fourstage.config.flat import plain
 from fourstage.config.schema import Config
 from fourstage.config.values import (
     SettingError,
@@ -66,7 +68,7 @@ def defaults(group: str, name: str) -> dict[str, Any]:
     """
     if group == "generation":
         return asdict(plugins.find("model", name).Settings.sampling)
-    settings = {item.name: "???" if item.default is MISSING else item.default for item in _fields(group, name)}
+    settings = {item.name: "???" if item.default is MISSING else plain(item.default) for item in _fields(group, name)}
     return settings | {"name": name}
 
 
@@ -100,6 +102,11 @@ def _from_text(hint: Any, text: str) -> Any:
         return None
     if bool in members and text in ("True", "False"):
         return text == "True"
+    if any(typing.get_origin(member) is tuple for member in members):
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError):  # reported by the setting's own check
+            return text
     for kind in (int, float):
         if kind in members:
             try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fourstage import plugins
-from fourstage.config.flat import flatten
+from fourstage.config.flat import flatten, plain
 from fourstage.config.schema import Config, PretrainedWeights
 from fourstage.config.values import shown
 from fourstage.text import one_line
@@ -61,7 +61,7 @@ def _unsaid(config: Config) -> dict[str, Any]:
              "batch_size": 1, "cache": "none", "num_beams": 1, "top_p": 1.0, "top_k": 50, "max_new_tokens": 512,
              "seed": 0, "prompt": None, **of_group["model"], "weights.seed": 0, "weights.size": "7b",
              "weights.vision_tower": None, **of_group["dataset"]}  # fmt: skip
-    return {key: value for key, value in found.items() if key not in NEVER_SAID}
+    return {key: plain(value) for key, value in found.items() if key not in NEVER_SAID}
 
 
 def name_of_varied(varied: Mapping[str, str]) -> str:
@@ -98,4 +98,6 @@ def _in_a_name(value: Any) -> str:
     """A value as one writes it: 1 for 1.0, true, null."""
     if value is None or isinstance(value, bool):
         return shown(value)
+    if isinstance(value, list | tuple):
+        return one_line(",".join(map(str, value)))
     return f"{value:g}" if isinstance(value, float) else one_line(str(value))

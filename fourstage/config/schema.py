@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
+from fourstage.config.flat import plain
 from fourstage.config.values import MOST, FilePath, Name, Plugin, Range, SettingError, build, value_of
 from fourstage.stages import Media, Sample, Sampling
 
@@ -101,6 +102,8 @@ class DatasetSettings:
 
     name: str
     limit: Annotated[int, Range(1)] | None = None
+    only: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
     max_sample_bytes: Annotated[int, Range(1, MOST)] = 2 * 1024**3
     question: str = "What are the key elements in this scene?"
     hash: Literal["content", "stat"] = "content"
@@ -226,10 +229,11 @@ def check(tree: Mapping[str, Any]) -> Config:
 def typed(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """The tree that a configuration was made of, with its values as the schema has them: 0 is 0.0 for a number that
     may have decimals, and a path has no `~`. So that one setting has one identity, however it was written."""
-    return {
+    found = {
         key: typed(value, getattr(config, key)) if isinstance(value, Mapping) else getattr(config, key)
         for key, value in tree.items()
     }
+    return {key: plain(value) for key, value in found.items()}
 
 
 def dataset_settings(tree: Mapping[str, Any]) -> DatasetSettings:

@@ -107,6 +107,9 @@ def value_of(hint: Any, value: Any, path: str) -> Any:
         if value not in choices:
             raise SettingError(f"{path}={shown(value)}: {suggest(str(value), choices)}")
         return value
+    if typing.get_origin(kind) is tuple:  # of texts; one alone needs no brackets
+        parts = value if isinstance(value, list | tuple) else [value]
+        return tuple(_text(part, path, NAME) for part in parts)
     if kind is str:
         return _text(value, path, limits)
     if not _fits(kind, value) or (kind in (int, float) and value not in limits):

@@ -25,6 +25,7 @@ from fourstage.stages import Sample, SampleError, UserError
 from fourstage.text import is_storable, storable
 
 _KNOWN = ("id", "event_data", "event_image", "video_data", "mp4_data", "conversations")
+SEPARATOR = "#"  # between a key and the number of its repetition
 _MEDIA_TAG = re.compile(r"(?:<(?:event|video|image)>\n?)+")
 
 
@@ -38,17 +39,23 @@ def read_dataset(root: Path, file: str, limit: int | None = None) -> list[Sample
         raise UserError(f"the limit of samples is {limit}; set it to at least 1, or to null for all samples")
     path = _find(root, file)
     entries = _parse(path)
-    samples: list[Sample] = []
+    return with_unique_keys(
+        [sample_of(entry, root, where=f"{path}: entry {index}") for index, entry in enumerate(entries[:limit])]
+    )
+
+
+def with_unique_keys(samples: Sequence[Sample]) -> list[Sample]:
+    """The samples, of which the second with one key gets `key#2`, the third `key#3`."""
+    found: list[Sample] = []
     seen: set[str] = set()
-    for index, entry in enumerate(entries[:limit]):
-        sample = _sample(entry, root, where=f"{path}: entry {index}")
+    for sample in samples:
         key, count = sample.key, 1
         while key in seen:
             count += 1
-            key = f"{sample.key}#{count}"
+            key = f"{sample.key}{SEPARATOR}{count}"
         seen.add(key)
-        samples.append(sample if key == sample.key else replace(sample, key=key))
-    return samples
+        found.append(sample if key == sample.key else replace(sample, key=key))
+    return found
 
 
 def inside(root: Path, folder: str, relative: str) -> Path:
@@ -103,6 +110,7 @@ def dataset_digest(samples: Sequence[Sample], by: str = "content", tell: Callabl
             "event_image": sample.event_image,
             "video_data": sample.video_data,
             "mp4_data": sample.mp4_data,
+            **({"file": sample.file} if sample.file else {}),
             "question": sample.question,
             "reference": sample.reference,
             "extra": dict(sample.extra),
@@ -149,7 +157,8 @@ def _parse(path: Path) -> list[Any]:
     return entries
 
 
-def _sample(entry: Any, root: Path, where: str) -> Sample:
+def sample_of(entry: Any, root: Path, where: str) -> Sample:
+    """The sample of one object of the list; `where` names it in messages. Raises UserError."""
     if not isinstance(entry, dict):
         raise UserError(f"{where} is {_kind(entry)}, expected an object with keys such as 'id'; mend the entry")
     event_data = _text(entry, "event_data", where)
@@ -231,6 +240,8 @@ def _kind(value: Any) -> str:
 
 
 def _files(sample: Sample) -> list[tuple[str, str]]:
+    if sample.file:
+        return [("", sample.file)]
     files = [("event_npy", sample.event_data)] if sample.event_data else []
     files += [("event_image", name) for name in sample.event_image]
     if sample.event_data and _paths(sample.root, "event_mp4", event_mp4(sample.event_data)) is not None:

@@ -113,6 +113,11 @@ def list_images(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def is_picture(path: Path) -> bool:
+    """Whether a path is named as a picture that is read."""
+    return path.suffix.lower() in SUFFIXES and not is_folder(path)
+
+
 def folder_notes(folder: Path) -> tuple[str, ...]:
     """What is to be noted of a folder of frames: pictures in it that `list_images` leaves out."""
     names = numbered(_files_of(folder, UNREAD))

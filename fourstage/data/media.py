@@ -18,12 +18,13 @@ from typing import Concatenate, ParamSpec, TypeVar
 from fourstage.data.dataset import event_mp4, inside
 from fourstage.data.events import read_events, render_events
 from fourstage.data.files import is_file, is_folder
-from fourstage.data.images import SUFFIXES, folder_notes, list_images, read_images
+from fourstage.data.images import folder_notes, is_picture, list_images, read_images
 from fourstage.data.limits import MAX_SAMPLE_BYTES
 from fourstage.data.video import frame_indices, read_video
 from fourstage.stages import Media, Sample, SampleError, UserError
 
 EVENT_SOURCES = ("auto", "png", "images", "npy", "mp4")
+EVENT_SUFFIXES = (".npy", ".npz")
 VIDEO_SOURCES = ("auto", "mp4", "images")
 
 P = ParamSpec("P")
@@ -62,6 +63,8 @@ def read_event_images(
     limit of `render_events` in microseconds. Raises SampleError, also where they take more than `sample.max_bytes`.
     """
     chosen, paths = _choose_events(sample, source, mp4_folder)
+    if sample.file:
+        return read_event_file(_one_place(sample), images, max_span_us, sample.max_bytes)
     if chosen == "mp4":
         return _mp4_frames(paths[0], images, "linspace", sample.max_bytes)
     if chosen == "png":
@@ -110,20 +113,20 @@ def video_files(sample: Sample, source: str = "auto", frames: int = 8, rule: str
 def read_event_file(
     path: Path, images: int = 5, max_span_us: int | None = 100_000, max_bytes: int = MAX_SAMPLE_BYTES
 ) -> Media:
-    """Event images from one place outside a dataset: raw events (.npy, .npz), a picture, a folder of pictures, else a
+    """Event images from one path outside a dataset: raw events (.npy, .npz), a picture, a folder of pictures, else a
     clip of event images."""
     if is_folder(path):
         return _event_pngs(list_images(path), images, max_bytes, folder_notes(path))
-    if path.suffix.lower() in SUFFIXES:
+    if is_picture(path):
         return _event_pngs([path], images, max_bytes)
-    if path.suffix.lower() in (".npy", ".npz"):
+    if path.suffix.lower() in EVENT_SUFFIXES:
         return _rendered_events(path, images, max_span_us, max_bytes)
     return _mp4_frames(path, images, "linspace", max_bytes)
 
 
 def read_video_file(path: Path, frames: int = 8, rule: str = "linspace", max_bytes: int = MAX_SAMPLE_BYTES) -> Media:
-    """Frames from one place outside a dataset: a clip, or a folder of pictures."""
-    read = _folder_frames if is_folder(path) else _mp4_frames
+    """Frames from one path outside a dataset: a clip, a folder of pictures, or one picture."""
+    read = _folder_frames if is_folder(path) or is_picture(path) else _mp4_frames
     return read(path, frames, rule, max_bytes)
 
 
@@ -131,6 +134,8 @@ def _choose_events(sample: Sample, source: str, mp4_folder: str) -> tuple[str, l
     """The source that is read, "png", "npy" or "mp4", and its files."""
     if source not in EVENT_SOURCES:
         raise UserError(f"unknown event source {source!r}; expected one of {', '.join(EVENT_SOURCES)}")
+    if sample.file:
+        return _event_source(sample, source)
     if source == "mp4":
         return "mp4", [_event_mp4(sample, mp4_folder)]
     if not sample.event_image and not sample.event_data:
@@ -142,6 +147,39 @@ def _choose_events(sample: Sample, source: str, mp4_folder: str) -> tuple[str, l
     if not sample.event_data:
         raise SampleError(f"sample {sample.key!r} has no event_data; read its PNGs instead (source png)")
     return "npy", [inside(sample.root, "event_npy", sample.event_data)]
+
+
+def _one_place(sample: Sample) -> Path:
+    """Where all of a sample's media are. Raises SampleError where it leads out of the dataset, or nothing is there."""
+    path = inside(sample.root, "", sample.file or "")
+    if not is_folder(path) and not is_file(path):
+        raise SampleError(f"{path} does not exist; mend the entry, or copy the file there")
+    return path
+
+
+def _event_source(sample: Sample, source: str) -> tuple[str, list[Path]]:
+    """The source, and the files, of a sample whose media are one file or folder, for a model that reads events."""
+    path = _one_place(sample)
+    if is_folder(path) or is_picture(path):
+        found, paths = "png", list_images(path) if is_folder(path) else [path]
+    else:
+        found, paths = "npy" if path.suffix.lower() in EVENT_SUFFIXES else "mp4", [path]
+    if found == "mp4" and source != "mp4":
+        raise SampleError(f"{path} is a clip; set model.source=mp4 if it shows event images")
+    if source not in ("auto", found, *(("images",) if found == "png" else ())):
+        raise SampleError(f"{path} is read as {found}, model.source={source} asks for another source; set it to auto")
+    return found, paths
+
+
+def _frame_source(sample: Sample, source: str) -> tuple[str, Path]:
+    """The source of a sample whose media are one file or folder, for a model that reads frames, and where it is."""
+    path = _one_place(sample)
+    if path.suffix.lower() in EVENT_SUFFIXES and not is_folder(path):
+        raise SampleError(f"{path} holds raw events, which this model does not read; choose clips or images")
+    found = "images" if is_folder(path) or is_picture(path) else "mp4"
+    if source not in ("auto", found):
+        raise SampleError(f"{path} is read as {found}, model.source={source} asks for another source; set it to auto")
+    return found, path
 
 
 def _event_mp4(sample: Sample, folder: str) -> Path:
@@ -166,6 +204,8 @@ def _choose_video(sample: Sample, source: str) -> tuple[str, Path]:
     """The source that is read, and where it is: "mp4" and the clip, or "images" and the folder."""
     if source not in VIDEO_SOURCES:
         raise UserError(f"unknown video source {source!r}; expected one of {', '.join(VIDEO_SOURCES)}")
+    if sample.file:
+        return _frame_source(sample, source)
     if not sample.mp4_data and not sample.video_data:
         raise SampleError(f"sample {sample.key!r} has no video data: its entry has neither mp4_data nor video_data")
     if source == "auto":
@@ -174,8 +214,8 @@ def _choose_video(sample: Sample, source: str) -> tuple[str, Path]:
 
 
 def _choose_frames(folder: Path, frames: int, rule: str) -> tuple[list[Path], tuple[int, ...]]:
-    """All images of a folder, and the positions of those that `rule` chooses."""
-    paths = list_images(folder)
+    """All images of a folder, or the one image, and the positions of those that `rule` chooses."""
+    paths = [folder] if is_picture(folder) else list_images(folder)
     return paths, frame_indices(len(paths), frames, rule)
 
 
@@ -242,7 +282,7 @@ def _folder_frames(folder: Path, frames: int, rule: str, max_bytes: int) -> Medi
         indices=indices,
         clip_length=len(paths),
         bytes_read=_bytes([paths[index] for index in chosen]),
-        notes=(*_repeated(len(paths), frames), *folder_notes(folder), *notes),
+        notes=(*_repeated(len(paths), frames), *(() if is_picture(folder) else folder_notes(folder)), *notes),
     )
 
 

@@ -87,23 +87,29 @@ def plain_images(sample: Sample, record: SampleRecord, settings: Any) -> tuple[A
         raise _NotCoveredError(f"noted: {record.notes[0]}")
     count = int(getattr(settings, "image_count", record.images or 1))
     rule = getattr(settings, "frame_rule", "linspace")
+    own = sample.root / sample.file if sample.file else None
+    if record.source == "png" and own:
+        return tuple(map(_picture, _pictures(own) if own.is_dir() else [own]))
     if record.source == "png":
         return tuple(_picture(sample.root / "event_image" / name) for name in sample.event_image)
     if record.source == "npy":
-        return _drawn(sample.root / "event_npy" / str(sample.event_data), count)
+        return _drawn(own or sample.root / "event_npy" / str(sample.event_data), count)
     if record.source == "mp4":
         events = getattr(settings, "mp4_folder", None) == "event_mp4"
         of_events = sample.root / "event_mp4" / Path(str(sample.event_data)).with_suffix(".mp4")
-        frames = _frames(of_events if events else sample.root / "mp4" / (sample.mp4_data or f"{sample.video_data}.mp4"))
+        of_camera = sample.root / "mp4" / (sample.mp4_data or f"{sample.video_data}.mp4")
+        frames = _frames(own or (of_events if events else of_camera))
         return tuple(frames[i].to_ndarray(format="rgb24") for i in _positions(len(frames), count, rule))
-    folder = sample.root / "video" / str(sample.video_data)
+    folder = own or sample.root / "video" / str(sample.video_data)
     if record.source != "images" or not folder.is_dir():
         raise _NotCoveredError(f"no plain way to read source {record.source}")
-    pictures = sorted(
-        (path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg") and path.name[0] != "."),
-        key=_number,
-    )
+    pictures = _pictures(folder)
     return tuple(_picture(pictures[i]) for i in _positions(len(pictures), count, rule))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    named = [path for path in folder.iterdir() if path.suffix.lower() in (".png", ".jpg", ".jpeg")]
+    return sorted((path for path in named if path.name[0] != "."), key=_number)
 
 
 def _positions(total: int, count: int, rule: str) -> list[int]:

@@ -26,7 +26,12 @@ def composed(*overrides: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize(("group", "option"), OPTIONS)
 def test_every_file_of_conf_composes_and_passes_the_schema(group: str, option: str) -> None:
-    extra = {"eventgpt_json": ["dataset.root=x"], "server": ["tracking.uri=http://127.0.0.1:1"]}.get(option, [])
+    extra = {
+        "eventgpt_json": ["dataset.root=x"],
+        "folder": ["dataset.root=x"],
+        "jsonl": ["dataset.file=x"],
+        "server": ["tracking.uri=http://127.0.0.1:1"],
+    }.get(option, [])
     schema.check(composed(f"{group}={option}", *extra))
 
 
@@ -192,6 +197,7 @@ def test_the_files_of_conf_give_the_defaults_of_the_settings(group: str, option:
     [
         (["dataset=eventgpt_json", "dataset.root=/data/dsec/"], "dsec"),
         (["dataset=eventgpt_json", "dataset.root=/data/dsec", "dataset.limit=5"], "dsec-limit=5"),
+        (["dataset=folder", "dataset.root=/data/mine", "dataset.only=[a*,b]"], "mine-only=a*,b"),
         (["dataset.samples=8"], "samples=8"),
         (["seed=3", "dataset.seed=4", "weights.seed=5"], "seed=3-weights.seed=5-dataset.seed=4"),
         (["protocol=strict", "batch_size=4", "cache=frames"], "strict-batch_size=4-cache=frames"),
