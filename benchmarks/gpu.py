@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.models_7b import llama_7b, tower
 from fourstage.engines import eager
 from fourstage.engines.agreement import first_divergence
-from fourstage.engines.graph import GraphEngine, captured
+from fourstage.engines.captured import CapturedCall, CapturedDecoder
 from fourstage.stages import Sampling
 
 TOKENS, ROUNDS = 64, 5
@@ -122,7 +122,7 @@ def decode(name: str, copy: float) -> dict[str, Any]:
     vocabulary, rows = MODELS[name]
     model = llama_7b(vocabulary)
     embeds, mask = prompt(rows)
-    engine = GraphEngine(model)
+    engine = CapturedDecoder(model)
     engine.prepare(1, rows + TOKENS, FIXED, prompts=(rows,))
     engines: dict[str, Callable[..., Any]] = {
         "eager": lambda *arguments: eager.Engine(eager.Settings()).generate(model, *arguments),
@@ -161,10 +161,10 @@ def encode(name: str) -> dict[str, float]:
     pixels = torch.randn(images, 3, size, size, device="cuda").to(torch.bfloat16)
     with torch.inference_mode():
         plain = median_ms(lambda: module(pixels), 20)
-        run = captured(module, pixels)
+        run = CapturedCall(lambda pixels: (module(pixels),), module)
         found = {"eager_ms": plain, "graph_ms": median_ms(lambda: run(pixels), 50), "images": images}
         theirs = module(pixels).float()
-        found["difference"] = float((run(pixels).float() - theirs).norm() / theirs.norm())
+        found["difference"] = float((run(pixels)[0].float() - theirs).norm() / theirs.norm())
     run.close()
     return found
 
@@ -174,7 +174,7 @@ def fresh(name: str) -> float:
     vocabulary, rows = MODELS[name]
     model = llama_7b(vocabulary)
     embeds, mask = prompt(rows)
-    engine = GraphEngine(model)
+    engine = CapturedDecoder(model)
     return statistics.median([timed(engine.generate, False, embeds, mask)["token"] for _ in range(4)][1:])
 
 

@@ -10,7 +10,7 @@ This module knows nobody: it imports torch for types only and nothing else of fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -123,10 +123,20 @@ class Sampling:
         return self.temperature == 0
 
 
+class OnToken(Protocol):
+    """What a pipeline calls once for each token."""
+
+    def __call__(self, at: float | None = None, /) -> None:
+        """The batch's next tokens are known: now, once the device has finished, or since `at`.
+
+        `at` is in seconds of `time.perf_counter()`, for a pipeline that must not wait for the device between tokens.
+        """
+
+
 class Pipeline(Protocol):
     """A model in four stages. All methods but `load` take and give a batch; a single sample is a batch of one."""
 
-    vision_calls: int  # forward passes of the vision tower so far, counted at the tower itself
+    vision_calls: int  # forward passes of the vision tower so far, counted at the tower itself, replayed ones too
 
     def load(self, sample: Sample) -> Media:
         """Disk → uint8 images. Raises SampleError where the sample cannot be read."""
@@ -140,9 +150,7 @@ class Pipeline(Protocol):
         """Vision tower, projector and what follows, once."""
         ...
 
-    def decode(
-        self, inputs: Inputs, features: Features, sampling: Sampling, on_token: Callable[[], None]
-    ) -> Generation:
+    def decode(self, inputs: Inputs, features: Features, sampling: Sampling, on_token: OnToken) -> Generation:
         """Prefill and one token at a time → ids, text. `on_token` is called once each token of the batch is known."""
         ...
 

@@ -121,6 +121,9 @@ class EngineSettings:
     name: str
     attention: Literal["sdpa", "eager"] = "sdpa"
 
+    def check(self, config: Config) -> None:
+        """Raise SettingError for settings of the run that this engine does not have."""
+
 
 @dataclass(frozen=True)
 class ProtocolSettings:
@@ -220,6 +223,7 @@ def check(tree: Mapping[str, Any]) -> Config:
             f"protocol.repeats={protocol.repeats}; raise it"
         )
     config.model.check(config.weights)
+    config.engine.check(config)
     device = config.device.partition(":")
     if device[0] not in ("auto", "cpu", "cuda", "mps") or (device[1] and not device[2].isdigit()):
         raise SettingError(f"device={config.device!r}: expected auto, cpu, cuda, cuda:N or mps")

@@ -31,10 +31,19 @@ class Divergence:
     row: int
     reference_id: int
     candidate_id: int
-    margin: float  # by which the reference prefers its own token to the candidate's, in its logits
+    margin: float  # between the two tokens, in the reference's logits
     threshold: float  # the largest margin of a near-tie at this step, in logits
     noise: float  # root-mean-square difference of the two engines' logits over the reference's standard deviation
     near_tie: bool  # margin <= threshold, and noise no larger than rounding explains
+
+    @property
+    def text(self) -> str:
+        """The divergence in words, for a check's detail."""
+        return (
+            f"token {self.step + 1} is {self.candidate_id}, generate() gives {self.reference_id}: "
+            f"{'near-tie' if self.near_tie else 'no near-tie'}, margin {self.margin:.3g} of at most "
+            f"{self.threshold:.3g} logits, noise {self.noise:.2g}"
+        )
 
 
 def first_divergence(reference: Tensor, candidate: Tensor, dtype: torch.dtype) -> Divergence | None:
@@ -59,10 +68,28 @@ def first_divergence(reference: Tensor, candidate: Tensor, dtype: torch.dtype) -
         return None
     step = int(differ[0])
     row = int((first[:, step] != second[:, step]).nonzero()[0])
-    scores = reference[row, step]
     mine, other = int(first[row, step]), int(second[row, step])
-    margin = float(scores[mine] - scores[other])
-    rms = float((candidate[row, step] - scores).pow(2).mean().sqrt())
+    return divergence(step, reference[row, step], candidate[row, step], mine, other, dtype, row=row)
+
+
+def divergence(
+    step: int,
+    reference: Tensor,
+    candidate: Tensor,
+    reference_id: int,
+    candidate_id: int,
+    dtype: torch.dtype,
+    tie: float = 0,
+    row: int = 0,
+) -> Divergence:
+    """What parts two engines at one step, from both their logits [V] and the tokens that they chose.
+
+    `tie`: a margin that is a near-tie whatever the noise, as a share of the reference's largest logit.
+    """
+    scores, theirs = reference.double().cpu().flatten(), candidate.double().cpu().flatten()
+    margin = abs(float(scores[reference_id] - scores[candidate_id]))
+    rms = float((theirs - scores).pow(2).mean().sqrt())
     noise = rms / max(float(scores.std()), torch.finfo(torch.float32).tiny)
-    near_tie = margin <= WIDTH * rms and noise <= NOISE[dtype]
-    return Divergence(step, row, mine, other, margin, WIDTH * rms, noise, near_tie)
+    threshold = max(WIDTH * rms, tie * float(scores.abs().max()))
+    near_tie = margin <= threshold and noise <= NOISE[dtype]
+    return Divergence(step, row, reference_id, candidate_id, margin, threshold, noise, near_tie)

@@ -9,12 +9,12 @@ It leaves out everything before the embeddings: no vision tower runs here. Prefi
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fourstage import engines
 from fourstage.config.schema import EngineSettings
-from fourstage.stages import MeasurementError, Sampling
+from fourstage.stages import MeasurementError, OnToken, Sampling
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,11 +27,10 @@ class Settings(EngineSettings):
     name: str = "eager"
 
 
-class Engine:
+class Engine(engines.Engine):
     """transformers' `generate()`."""
 
-    def __init__(self, settings: EngineSettings):
-        self.settings = settings
+    own_draws = False
 
     def generate(
         self,
@@ -41,7 +40,7 @@ class Engine:
         sampling: Sampling,
         eos_ids: tuple[int, ...],
         pad_id: int,
-        on_token: Callable[[], None],
+        on_token: OnToken,
     ) -> Tensor:
         """New token ids [batch, steps] after embeddings [batch, rows, hidden], left-padded where the mask is 0.
 
@@ -67,6 +66,29 @@ class Engine:
                 f"asked for exactly {sampling.max_new_tokens} tokens (stop=fixed) and {ids.shape[1]} were generated"
             )
         return ids
+
+    def logits(self, model: Any, inputs_embeds: Tensor, attention_mask: Tensor, forced_ids: Tensor) -> Tensor:
+        """Logits [batch, steps, vocabulary] fp32 on the host, from the same loop, whose choices are `forced_ids`."""
+        import torch
+        from transformers import LogitsProcessor, LogitsProcessorList
+
+        found: list[Tensor] = []
+
+        class Force(LogitsProcessor):
+            def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+                chosen = forced_ids[:, len(found), None].to(scores.device)
+                found.append(scores.float().cpu())
+                return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+        greedy = Sampling(0, 1, 0, max_new_tokens=forced_ids.shape[1], stop="fixed")
+        with torch.inference_mode():
+            model.generate(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                generation_config=generation_config(greedy, (), pad_id=0),
+                logits_processor=LogitsProcessorList([Force()]),
+            )
+        return torch.stack(found, dim=1)
 
 
 def generation_config(sampling: Sampling, eos_ids: tuple[int, ...], pad_id: int) -> Any:

@@ -1,535 +1,120 @@
-"""Stage 4 as a captured CUDA graph: static cache, one graph launch a token, no synchronisation between tokens.
+"""Everything as captured CUDA graphs: stage 4 for LLaMA-family language models, stage 3 for any model.
 
-For LLaMA-family language models, batch 1 to 8 and more. A decode step (decoder, choice of the token, end of sequence)
-is captured once per batch size and way of choosing; the host enqueues `AHEAD` steps and polls for their tokens, so the
-device never waits for it. Without CUDA the same mathematics runs uncaptured. `report` says what ran.
+`captured.py` has the graphs, `llama.py` the decoder, `kernels.py` its Triton kernels; docs/engines.md explains them.
+Without CUDA the same mathematics runs uncaptured. What ran is in `report`. It leaves out beams.
 
-    engine = GraphEngine(model)
-    ids = engine.generate(embeds, mask, sampling, eos_ids=(2,), pad_id=0, on_token=tick)   # [B, steps]
-    engine.token_s      # when each token was there, by the device's own clock, in seconds of time.perf_counter()
-    engine.close()      # gives back cache, buffers and graphs
-
-`on_token` is called once each token of the batch has reached the host, by the polling loop: a few microseconds after
-the device wrote it, or up to the time of enqueuing one step (tens of microseconds). It is never called for steps
-enqueued beyond the end of sequence, and no id after the end token is returned (rows that end earlier get `pad_id`).
-It leaves out beams, and models whose mathematics differs (see `llama.check`).
+    engine = Engine(Settings())
+    engine.check(model)                                              # UserError for another architecture
+    engine.prepare(model, sampling, batches=(1,), prompts=(646,))    # captures
+    ids = engine.generate(model, embeds, mask, sampling, eos_ids=(2,), pad_id=0, on_token=watch.tick)
+    engine.release()
 """
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
-from weakref import WeakKeyDictionary
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from fourstage import engines
+from fourstage.config.schema import Config, EngineSettings
+from fourstage.config.values import SettingError
+from fourstage.engines import Vision
+from fourstage.lazy import lazy
+from fourstage.stages import OnToken, Sampling
 
-from fourstage.engines import llama, llama_kernels
-from fourstage.engines.choosing import choose
-from fourstage.engines.clip import fused_layers
-from fourstage.stages import MeasurementError, Sampling, UserError
+if TYPE_CHECKING:
+    from torch import Tensor
 
-ATTENTIONS = [
-    SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH,
-]  # fmt: skip
-AHEAD = 2  # steps on the device or in its queue: one runs, one waits; after an end token one step is wasted
-BUCKET = 512  # slots by which a cache grows; a longer prompt captures again
-MAX_ENDS = 8
+    from fourstage.engines import captured
+    from fourstage.engines.captured import CapturedCall, CapturedDecoder
+else:
+    captured = lazy("fourstage.engines.captured")
+
+MOST_PREFILLS = 32  # prompt lengths whose prefill is captured; another length is launched kernel by kernel
 
 
-@dataclass
-class Report:
-    """What an engine ran with, for the record."""
+@dataclass(frozen=True)
+class Settings(EngineSettings):
+    """conf/engine/graph.yaml."""
 
-    captured: bool  # decode steps ran as a CUDA graph
-    kernels: str  # "triton" or "torch"
-    why: str  # where kernels or capture are not the fastest there are: the reason; else ""
-    dependent_launch: bool  # kernels start while their predecessors end
-    extra_bytes: int = 0  # weights held besides the model's own: none, they are shared
-    cache_bytes: int = 0  # keys, values and tables, all batch sizes
-    buffer_bytes: int = 0  # other tensors that graphs hold
-    graph_pool_bytes: int = 0  # reserved by capturing
-    prefill_captured: bool = False  # the last prefill ran as a CUDA graph
-    captures: int = 0  # graphs captured so far; one that grows within a measurement was measured too
+    name: str = "graph"
+    kernels: Literal["auto", "triton", "torch"] = "auto"
+
+    def check(self, config: Config) -> None:
+        if config.num_beams > 1:
+            raise SettingError(
+                f"num_beams={config.num_beams}: engine={self.name} has no beam search; set num_beams=1 or engine=eager"
+            )
 
 
-@dataclass
-class _Rows:
-    """Everything of one batch size: cache, buffers, graphs."""
+class Engine(engines.Engine):
+    """Captured graphs of one loaded model."""
 
-    cache: llama.Cache
-    buffers: llama_kernels.Buffers
-    graphs: dict[Hashable, Any] = field(default_factory=dict)  # of steps, by the way of choosing
-    prefills: dict[int, Any] = field(default_factory=dict)  # of unpadded prompts, by their length
+    settings: Settings
 
-    def release(self) -> None:
-        """Destroy the graphs; their memory is free once nothing refers to it."""
-        for graph, *_ in (*self.graphs.values(), *self.prefills.values()):
-            graph.reset()
-        self.graphs.clear()
-        self.prefills.clear()
+    def __init__(self, settings: EngineSettings):
+        super().__init__(settings)
+        self._decoder: CapturedDecoder | None = None
+        self._vision: CapturedCall | None = None
+        self._counted = 0  # replayed calls of the tower that were reported
 
+    def check(self, model: Any) -> None:
+        self._decoder_of(model)
 
-class GraphEngine:
-    """A loaded model's decoder with static cache and captured steps. Not for use by two threads at once.
-
-    `kernels`: "auto" (Triton where they cover the model, else torch), "triton" (UserError where they do not) or
-    "torch". `generator`: the source of sampling's noise; None is torch's default one, as seeded by the run.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        *,
-        kernels: str = "auto",
-        dependent_launch: bool | None = None,
-        ahead: int = AHEAD,
-        generator: torch.Generator | None = None,
-    ):
-        if kernels not in ("auto", "triton", "torch"):
-            raise ValueError(f"kernels must be auto, triton or torch, found {kernels!r}")
-        self.weights = llama.LlamaWeights.of(model)
-        self.ahead, self.generator = ahead, generator
-        self.token_s: tuple[float, ...] = ()
-        self._rows: dict[int, _Rows] = {}
-        self._pool: Any = None
-        cuda = self.weights.device.type == "cuda"
-        why = "no CUDA device" if not cuda else (llama_kernels.covers(self.weights, 1) or _triton_missing())
-        if kernels == "torch" and not why:
-            why = "asked for"
-        if kernels == "triton" and why:
-            raise UserError(f"kernels=triton cannot run here: {why}")
-        hopper = cuda and torch.cuda.get_device_capability(self.weights.device) >= (9, 0)
-        triton = not why
-        self.report = Report(
-            captured=cuda,
-            kernels="triton" if triton else "torch",
-            why=why,
-            dependent_launch=triton and (hopper if dependent_launch is None else dependent_launch),
-        )
-
-    def prepare(self, batch: int, slots: int, sampling: Sampling, prompts: Sequence[int] = ()) -> None:
-        """Allocate and capture ahead of the first `generate`, for up to `slots` tokens of prompt and answer.
-
-        `prompts`: lengths whose prefill is captured too, unpadded; a prefill of another length is launched kernel
-        by kernel, which takes the host some 10 ms at 7B.
-        """
-        with torch.inference_mode():
-            rows = self._rows_for(batch, slots)
-            self._graph(rows, sampling)
-            for length in dict.fromkeys(prompts):
-                self._capture_prefill(rows, length)
+    def prepare(self, model: Any, sampling: Sampling, batches: Sequence[int], prompts: Sequence[int]) -> None:
+        decoder, lengths = self._decoder_of(model), tuple(dict.fromkeys(prompts))
+        slots = max(lengths, default=1) + sampling.max_new_tokens
+        for batch in batches:
+            # a batch of several lengths is padded, and its prefill is launched kernel by kernel
+            unpadded = lengths[:MOST_PREFILLS] if batch == 1 or len(lengths) == 1 else ()
+            decoder.prepare(batch, slots, sampling, unpadded)
 
     def generate(
         self,
+        model: Any,
         inputs_embeds: Tensor,
         attention_mask: Tensor,
         sampling: Sampling,
-        eos_ids: Sequence[int],
+        eos_ids: tuple[int, ...],
         pad_id: int,
-        on_token: Callable[[], None],
+        on_token: OnToken,
     ) -> Tensor:
-        """New ids [batch, steps] on the host, after embeddings [batch, rows, hidden], left-padded where the mask is 0.
+        decoder = self._decoder_of(model)
+        return decoder.generate(inputs_embeds, attention_mask, sampling, eos_ids, pad_id, on_token)
 
-        `steps` ends with the step at which the last row ended, or is `max_new_tokens`.
-        Raises UserError for beams, MeasurementError where the steps do not come back from the device.
-        """
-        if sampling.num_beams != 1:
-            raise UserError(f"engine=graph has no beam search (num_beams {sampling.num_beams}): use engine=eager")
-        with torch.inference_mode():
-            ends = tuple(eos_ids) if sampling.stop == "natural" else ()
-            rows, padded = self._begin(inputs_embeds, attention_mask, sampling.max_new_tokens, ends, pad_id)
-            graph = self._graph(rows, sampling)
-            logits = self._prefill(rows, inputs_embeds, padded)
-            if self.report.captured:
-                return self._run_ahead(rows, graph, logits, sampling, ends, pad_id, on_token)
-            return self._run_here(rows, logits, sampling, ends, pad_id, on_token)
+    def encode(self, vision: Vision, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
+        if self._vision is None:
+            self._vision = captured.CapturedCall(vision.run, vision.tower)
+        features = self._vision(pixel_values, images_per_sample)
+        vision.count(self._vision.unseen_calls - self._counted)
+        self._counted = self._vision.unseen_calls
+        return features
 
-    def logits(self, inputs_embeds: Tensor, attention_mask: Tensor, forced_ids: Tensor) -> Tensor:
-        """Logits [batch, steps, vocabulary] fp32 on the host, when the answer is `forced_ids` [batch, steps].
+    def logits(self, model: Any, inputs_embeds: Tensor, attention_mask: Tensor, forced_ids: Tensor) -> Tensor:
+        return self._decoder_of(model).logits(inputs_embeds, attention_mask, forced_ids)
 
-        Step i is what the next token is chosen from after i forced ones; it runs what `generate` runs.
-        """
-        with torch.inference_mode():
-            steps = forced_ids.shape[1]
-            rows, padded = self._begin(inputs_embeds, attention_mask, steps, (), 0)
-            forced = forced_ids.to(self.weights.device)
-            graph = self._forced_graph(rows)  # before the prefill: a capture writes to the first slots
-            found = [self._prefill(rows, inputs_embeds, padded).cpu()]
-            for i in range(steps - 1):
-                self._put(rows, forced[:, i])
-                if graph is None:
-                    found.append(self._step(rows).cpu())
-                else:
-                    graph[0].replay()
-                    found.append(graph[1].cpu())
-            return torch.stack(found, dim=1)
-
-    def close(self) -> None:
-        """Release cache, buffers and graphs. The engine may be used again, and captures again."""
-        for rows in self._rows.values():
-            rows.release()
-        self._rows.clear()
-        self._pool = None
-        self._count()
-        if self.report.captured:
-            torch.cuda.synchronize(self.weights.device)
-            torch.cuda.empty_cache()
-        self.report.graph_pool_bytes = 0
-
-    # What follows runs in inference mode.
-
-    def _begin(self, embeds: Tensor, mask: Tensor, new: int, ends: tuple[int, ...], pad_id: int) -> tuple[_Rows, bool]:
-        """The state of a batch before its prefill, and whether it has padding. The one synchronisation is here."""
-        batch, prompt, _ = embeds.shape
-        if len(ends) > MAX_ENDS:
-            raise UserError(f"engine=graph knows up to {MAX_ENDS} end tokens, found {len(ends)}")
-        rows = self._rows_for(batch, prompt + new)
-        pads = [int(count) for count in (prompt - mask.long().sum(-1)).tolist()]
-        device = self.weights.device
-        host = torch.zeros(batch + MAX_ENDS, dtype=torch.int64)
-        host[:batch] = torch.tensor(pads)
-        host[batch:] = torch.tensor([*ends, *[-1] * (MAX_ENDS - len(ends))])
-        sent = host.to(device)
-        rows.cache.start.copy_(sent[:batch])
-        rows.buffers.ends.copy_(sent[batch:])
-        rows.buffers.pad.fill_(pad_id)
-        rows.buffers.finished.zero_()
-        rows.buffers.alive.fill_(batch)
-        return rows, any(pads)
-
-    def _rows_for(self, batch: int, slots: int) -> _Rows:
-        found = self._rows.get(batch)
-        if found is not None and found.cache.slots >= slots:
-            return found
-        if found is not None:
-            found.release()
-            del self._rows[batch]
-            del found
-        with torch.inference_mode():
-            cache = llama.Cache.empty(self.weights, batch, -(-slots // BUCKET) * BUCKET)
-            self._rows[batch] = _Rows(cache, llama_kernels.Buffers.empty(self.weights, batch))
-        self._count()
-        return self._rows[batch]
-
-    def _count(self) -> None:
-        self.report.cache_bytes = sum(rows.cache.nbytes for rows in self._rows.values())
-        self.report.buffer_bytes = sum(rows.buffers.nbytes for rows in self._rows.values())
+    def release(self) -> None:
+        for held in (self._decoder, self._vision):
+            if held is not None:
+                held.close()
 
     @property
-    def _triton(self) -> bool:
-        return self.report.kernels == "triton"
+    def countable(self) -> bool:
+        return not (self._decoder and self._decoder.report.captured)
 
-    def _prefill(self, rows: _Rows, embeds: Tensor, padded: bool) -> Tensor:
-        found = None if padded else rows.prefills.get(embeds.shape[1])
-        self.report.prefill_captured = found is not None
-        if found is not None:
-            graph, given, logits = found
-            assert isinstance(logits, Tensor)
-            given.copy_(embeds)
-            graph.replay()
-            return logits
-        run = llama_kernels.prefill if self._triton else llama.prefill
-        return run(self.weights, rows.cache, embeds, padded)
+    @property
+    def report(self) -> Mapping[str, Any]:
+        decoder = asdict(self._decoder.report) if self._decoder else {}
+        vision = {
+            "encode_captured": self._vision.captures > 0,
+            "encode_fused_layers": self._vision.fused_layers,
+            "encode_graph_pool_bytes": self._vision.graph_pool_bytes,
+        } if self._vision else {}  # fmt: skip
+        return decoder | vision
 
-    def _capture_prefill(self, rows: _Rows, length: int) -> None:
-        """Capture the prefill of an unpadded prompt of `length` rows."""
-        if not self.report.captured or length in rows.prefills:
-            return
-        weights = self.weights
-        given = torch.zeros(rows.cache.batch, length, weights.hidden, dtype=weights.dtype, device=weights.device)
-        rows.cache.start.zero_()
-        graph, logits = self._record(lambda: self._prefill(rows, given, padded=False))
-        rows.prefills[length] = (graph, given, logits)
-
-    def _step(self, rows: _Rows, limit: int | None = None) -> Tensor:
-        """Logits after the last token; uncaptured steps look at `limit` slots only."""
-        if self._triton:
-            return llama_kernels.step(self.weights, rows.cache, rows.buffers, self.report.dependent_launch)
-        if limit is None:
-            limit = rows.cache.slots if self.report.captured else int(rows.cache.length[0]) + 1
-        return llama.step(self.weights, rows.cache, limit)
-
-    def _choose(self, rows: _Rows, logits: Tensor, sampling: Sampling, first: bool) -> None:
-        """The next token into the state, on the device alone."""
-        if self._triton:
-            chosen = None if sampling.greedy else choose(logits, sampling, self.generator)
-            pdl = self.report.dependent_launch and not first
-            llama_kernels.advance(self.weights, rows.cache, rows.buffers, logits, chosen, bump=not first, pdl=pdl)
-            return
-        b = rows.buffers
-        chosen = torch.where(b.finished.bool(), b.pad, choose(logits, sampling, self.generator))
-        rows.cache.token.copy_(chosen)
-        b.finished.logical_or_((chosen[:, None] == b.ends).any(-1))
-
-    def _put(self, rows: _Rows, tokens: Tensor) -> None:
-        """`tokens` [B] as the last ones, whatever was chosen."""
-        rows.cache.token.copy_(tokens)
-        if self._triton:
-            rows.buffers.x.copy_(self.weights.embedding[tokens])
-
-    def _graph(self, rows: _Rows, sampling: Sampling) -> Any:
-        """The captured step of this way of choosing; None where nothing is captured."""
-        key = (sampling.temperature, sampling.top_k, sampling.top_p) if not sampling.greedy else "greedy"
-
-        def run() -> Tensor:
-            logits = self._step(rows)
-            self._choose(rows, logits, sampling, first=False)
-            return logits
-
-        found = self._captured(rows, key, run)
-        return None if found is None else found[0]
-
-    def _forced_graph(self, rows: _Rows) -> Any:
-        def run() -> Tensor:
-            logits = self._step(rows)
-            if self._triton:
-                rows.cache.length += 1  # `advance` would have
-            return logits
-
-        found = self._captured(rows, "forced", run)
-        if found is None and self._triton:
-            raise MeasurementError("Triton kernels ran without a graph")
-        return found
-
-    def _captured(self, rows: _Rows, key: Hashable, run: Callable[[], Tensor]) -> Any:
-        if not self.report.captured:
-            return None
-        if key in rows.graphs:
-            return rows.graphs[key]
-        device = self.weights.device
-        # a capture runs the step on garbage: what the row's prompt has set already is put back
-        kept = [tensor.clone() for tensor in self._state(rows)]
-        noise = self.generator or torch.cuda.default_generators[device.index or 0]
-        noise_before = noise.get_state()
-        rows.cache.length.fill_(1)
-        rows.cache.start.zero_()
-        graph, logits = self._record(run)
-        for tensor, value in zip(self._state(rows), kept, strict=True):
-            tensor.copy_(value)
-        noise.set_state(noise_before)  # or the first answer of a seed would differ from the second
-        rows.graphs[key] = (graph, logits)
-        return rows.graphs[key]
-
-    def _record(self, run: Callable[[], Tensor]) -> tuple[Any, Tensor]:
-        """A graph of `run`, and the tensor that its replays write."""
-        device = self.weights.device
-        stream = torch.cuda.Stream(device)
-        stream.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(stream):
-            for _ in range(2):  # kernels are compiled and libraries make their workspaces here
-                run()
-        torch.cuda.current_stream(device).wait_stream(stream)
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()  # as capturing does: what it frees would hide what it takes
-        before = torch.cuda.memory_reserved(device)
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        graph = torch.cuda.CUDAGraph()
-        if self.generator is not None:
-            graph.register_generator_state(self.generator)
-        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
-            out = run()
-        self.report.graph_pool_bytes += max(0, torch.cuda.memory_reserved(device) - before)
-        self.report.captures += 1
-        return graph, out
-
-    def _state(self, rows: _Rows) -> list[Tensor]:
-        b, cache = rows.buffers, rows.cache
-        return [cache.length, cache.start, cache.token, b.finished, b.alive, b.x]
-
-    def _run_here(
-        self,
-        rows: _Rows,
-        logits: Tensor,
-        sampling: Sampling,
-        ends: tuple[int, ...],
-        pad_id: int,
-        on_token: Callable[[], None],
-    ) -> Tensor:
-        """Steps one after the other, uncaptured."""
-        answer = _Answer(rows.cache.batch, sampling.max_new_tokens, ends, pad_id)
-        seen: list[float] = []
-        first = True
-        while True:
-            self._choose(rows, logits, sampling, first=first)
-            first = False
-            seen.append(time.perf_counter())
-            on_token()
-            if answer.take(rows.cache.token.tolist()):
-                break
-            logits = self._step(rows)
-        self.token_s = tuple(seen)
-        return answer.ids()
-
-    def _run_ahead(
-        self,
-        rows: _Rows,
-        graph: Any,
-        logits: Tensor,
-        sampling: Sampling,
-        ends: tuple[int, ...],
-        pad_id: int,
-        on_token: Callable[[], None],
-    ) -> Tensor:
-        """Steps enqueued ahead of their tokens: the device goes from one to the next without the host."""
-        batch, wanted = rows.cache.batch, sampling.max_new_tokens
-        answer = _Answer(batch, wanted, ends, pad_id)
-        ring = torch.empty(wanted, batch, dtype=torch.int64, pin_memory=True)
-        events: list[Any] = []
-        start = torch.cuda.Event(enable_timing=True)
-        start.record()
-        seen: list[float] = []
-
-        def enqueue() -> None:
-            if events:
-                graph.replay()
-            else:
-                self._choose(rows, logits, sampling, first=True)
-            ring[len(events)].copy_(rows.cache.token, non_blocking=True)
-            event = torch.cuda.Event(enable_timing=True)
-            event.record()
-            events.append(event)
-
-        ended = False
-        while not ended:
-            while len(events) < wanted and len(events) - len(seen) < self.ahead:
-                enqueue()
-            done = events[len(seen)]
-            while not done.query():
-                pass  # polling: a sleep would be longer than a step of a small model
-            seen.append(time.perf_counter())
-            on_token()
-            ended = answer.take(ring[len(seen) - 1].tolist())
-        elapsed = [start.elapsed_time(event) / 1000 for event in events[: len(seen)]]
-        # the device's clock in the host's: the poll that came soonest after its event is right to microseconds
-        offset = min(host - device for host, device in zip(seen, elapsed, strict=True))
-        self.token_s = tuple(offset + device for device in elapsed)
-        return answer.ids()
-
-
-class _Answer:
-    """The tokens of a batch on the host, and whether all rows have ended."""
-
-    def __init__(self, batch: int, wanted: int, ends: tuple[int, ...], pad_id: int):
-        self.wanted, self.ends, self.pad_id = wanted, ends, pad_id
-        self.steps: list[list[int]] = []
-        self.finished = [False] * batch
-
-    def take(self, tokens: list[int]) -> bool:
-        """One step's tokens; true where it was the last."""
-        tokens = [self.pad_id if over else token for token, over in zip(tokens, self.finished, strict=True)]
-        self.steps.append(tokens)
-        self.finished = [over or token in self.ends for token, over in zip(tokens, self.finished, strict=True)]
-        return all(self.finished) or len(self.steps) == self.wanted
-
-    def ids(self) -> Tensor:
-        return torch.tensor(self.steps, dtype=torch.int64).t().contiguous()
-
-
-class Captured:
-    """A module's forward as CUDA graphs, one per shape of its input, in inference mode; without CUDA the module itself.
-
-    For parts whose work depends on shapes alone, as a vision tower and its projector. The CLIP layers inside `tower`
-    (default: `module`, where it is one) are captured as fused kernels (`clip.py`). The module's hooks run at capture
-    only, so calls of the tower are counted by whoever calls this. Each call returns a tensor of its own.
-    """
-
-    def __init__(self, module: Callable[[Tensor], Tensor], example: Tensor, tower: nn.Module | None = None):
-        self.module = module
-        self.tower = tower if tower is not None else module if isinstance(module, nn.Module) else None
-        self.fused_layers = 0  # transformer layers of the tower that run as fused kernels
-        self.graph_pool_bytes = 0
-        self._graphs: dict[Hashable, tuple[Any, Tensor, Tensor]] = {}
-        self.captured = example.is_cuda
-        if self.captured:
-            self(example)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The module's output for x; a shape that was not seen before is captured first."""
-        with torch.inference_mode():
-            if not self.captured:
-                return self.module(x)
-            key = (x.shape, x.dtype)
-            if key not in self._graphs:
-                self._graphs[key] = self._capture(x)
-            graph, given, out = self._graphs[key]
-            given.copy_(x)
-            graph.replay()
-            return out.clone()
-
-    def _capture(self, x: Tensor) -> tuple[Any, Tensor, Tensor]:
-        given = x.clone()
-        stream = torch.cuda.Stream(x.device)
-        stream.wait_stream(torch.cuda.current_stream(x.device))
-        fusing = contextlib.nullcontext() if self.tower is None or _triton_missing() else fused_layers(self.tower)
-        # cuDNN's attention is the fastest here, and its plan for a new shape is made once, at capture
-        with fusing as found, sdpa_kernel(ATTENTIONS, set_priority=True):
-            self.fused_layers = found or 0
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    self.module(given)
-            torch.cuda.current_stream(x.device).wait_stream(stream)
-            torch.cuda.synchronize(x.device)
-            torch.cuda.empty_cache()  # as capturing does: what it frees would hide what it takes
-            before = torch.cuda.memory_reserved(x.device)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=stream):
-                out = self.module(given)
-        self.graph_pool_bytes += max(0, torch.cuda.memory_reserved(x.device) - before)
-        return graph, given, out
-
-    def close(self) -> None:
-        """Release the graphs and their memory."""
-        for graph, _, _ in self._graphs.values():
-            graph.reset()
-        self._graphs.clear()
-        self.graph_pool_bytes = 0
-        if self.captured:
-            torch.cuda.synchronize()
-            torch.cuda.empty_cache()
-
-
-def captured(module: Callable[[Tensor], Tensor], example: Tensor, tower: nn.Module | None = None) -> Captured:
-    """`module` as a CUDA graph of its forward on tensors shaped like `example`; see `Captured`."""
-    return Captured(module, example, tower)
-
-
-_engines: WeakKeyDictionary[nn.Module, GraphEngine] = WeakKeyDictionary()  # an engine does not hold its model
-
-
-def engine_of(model: nn.Module) -> GraphEngine:
-    """The model's engine, made at the first call."""
-    if model not in _engines:
-        _engines[model] = GraphEngine(model)
-    return _engines[model]
-
-
-def close(model: nn.Module) -> None:
-    """Release what the model's engine holds; the next `generate` makes a new one."""
-    engine = _engines.pop(model, None)
-    if engine is not None:
-        engine.close()
-
-
-def generate(
-    model: Any,
-    inputs_embeds: Tensor,
-    attention_mask: Tensor,
-    sampling: Sampling,
-    eos_ids: tuple[int, ...],
-    pad_id: int,
-    on_token: Callable[[], None],
-) -> Tensor:
-    """New token ids [batch, steps] by the model's engine; see `GraphEngine.generate`."""
-    return engine_of(model).generate(inputs_embeds, attention_mask, sampling, eos_ids, pad_id, on_token)
-
-
-def _triton_missing() -> str:
-    from importlib.util import find_spec
-
-    return "" if find_spec("triton") else "triton is not installed"
+    def _decoder_of(self, model: Any) -> CapturedDecoder:
+        """The model's decoder, made at the first call: an engine belongs to one model."""
+        if self._decoder is None:
+            self._decoder = captured.CapturedDecoder(model, kernels=self.settings.kernels)
+        return self._decoder

@@ -75,9 +75,9 @@ class Stopwatch:
         yield
         self.stage_s[name] = self.now() - start
 
-    def tick(self) -> None:
-        """Note the time of a token."""
-        self.token_at.append(self.now())
+    def tick(self, at: float | None = None, /) -> None:
+        """Note the time of a token: now, or `at`, which a pipeline that does not wait for the device knows."""
+        self.token_at.append(self.now() if at is None else at)
 
     def share(self, stage: str, samples: int) -> float | None:
         """Seconds of a stage for each of the batch's samples; None where it was not reached."""

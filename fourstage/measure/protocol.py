@@ -14,7 +14,7 @@ from fourstage.data import page_cache
 from fourstage.measure.clock import Timing
 from fourstage.measure.loop import measure
 from fourstage.measure.machine import gpu_state
-from fourstage.measure.plan import Planned, plan_round
+from fourstage.measure.plan import Planned, batches, plan_round
 from fourstage.measure.warm_up import WarmUp, warm_up
 from fourstage.models.base import StagedPipeline
 from fourstage.models.device import TorchDevice
@@ -70,6 +70,8 @@ def measure_rounds(
                 continue
             if not warm:
                 warm = True
+                sizes = dict.fromkeys(len(batch) for batch in batches(todo, config.batch_size))
+                pipeline.prepare([item.question for item in todo], tuple(sizes), config.sampling)
                 rounds.warm_up |= warm_up(
                     pipeline, todo, config.sampling, timing, config.batch_size, protocol.warmup,
                     protocol.warmup_tolerance,

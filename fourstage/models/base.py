@@ -9,24 +9,29 @@ clock is not: see `measure/loop.py`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fourstage.config.schema import Config, ModelSettings, PretrainedWeights, Weights
-from fourstage.engines import Engine, eager
+from fourstage.engines import Engine, Vision, eager
 from fourstage.lazy import lazy
 from fourstage.models.checkpoint_files import check_hub_id
 from fourstage.models.reading import is_panic, local_folder
 from fourstage.models.shapes import Shapes, shapes_of
-from fourstage.stages import Features, Generation, Inputs, Media, Sample, SampleError, Sampling, UserError
+from fourstage.stages import Features, Generation, Inputs, Media, OnToken, Sample, SampleError, Sampling, UserError
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
+
+    from fourstage.engines import agreement
+    from fourstage.engines.agreement import Divergence
 else:
+    agreement = lazy("fourstage.engines.agreement")
     torch = lazy("torch")
 
 
@@ -86,6 +91,7 @@ class StagedPipeline(ABC):
         self.facts = facts
         self.engine: Engine = eager.Engine(eager.Settings())
         self.vision_calls = 0
+        self._tower: nn.Module | None = None  # whose calls are counted
 
     @classmethod
     @abstractmethod
@@ -214,15 +220,14 @@ class StagedPipeline(ABC):
         )
 
     def encode(self, inputs: Inputs) -> Features:
+        assert self._tower is not None, "a model calls count_vision_calls when it is made"
+        vision = Vision(self.visual_features, self._tower, self._count)
         with torch.inference_mode():
-            return Features(self.visual_features(inputs.pixel_values, inputs.images_per_sample))
+            return Features(self.engine.encode(vision, inputs.pixel_values, inputs.images_per_sample))
 
-    def decode(
-        self, inputs: Inputs, features: Features, sampling: Sampling, on_token: Callable[[], None]
-    ) -> Generation:
+    def decode(self, inputs: Inputs, features: Features, sampling: Sampling, on_token: OnToken) -> Generation:
         with torch.inference_mode():
-            rows = [self.embed(ids, visual) for ids, visual in zip(inputs.input_ids, features.visual, strict=True)]
-            embeds, mask = left_pad(rows)
+            rows, embeds, mask = self._embedded(inputs, features)
             ids = self.engine.generate(self.generator, embeds, mask, sampling, self.eos_ids, self.pad_id, on_token)
         token_ids = tuple(self._until_end(row, sampling) for row in ids.tolist())
         return Generation(
@@ -243,6 +248,43 @@ class StagedPipeline(ABC):
             row = self.own_generate(input_ids, inputs.pixel_values, settings)
         return (self._until_end(row, sampling),)
 
+    def prepare(self, questions: Sequence[str], batches: Sequence[int], sampling: Sampling) -> None:
+        """Let the engine capture or compile, ahead of the measurement, what these questions will ask for.
+
+        `batches`: the sizes of the batches to come.
+        """
+        images = self.settings.image_count
+        rows = Counter[int]()
+        for question, count in Counter(questions).items():
+            with suppress(SampleError):  # goes on the record of its sample
+                rows[self.rows(self._checked_ids(question, images), images)] += count
+        self.engine.prepare(self.generator, sampling, batches, [length for length, _ in rows.most_common()])
+
+    def logits(self, inputs: Inputs, ids: Sequence[int], engine: Engine | None = None) -> Tensor | None:
+        """Logits [1, steps, V] of one prompt when its answer is `ids`, by the pipeline's engine or another one.
+
+        None: the engine does not expose them.
+        """
+        with torch.inference_mode():
+            _, embeds, mask = self._embedded(inputs, self.encode(inputs))
+            return (engine or self.engine).logits(self.generator, embeds, mask, torch.tensor([ids]))
+
+    def divergence(self, inputs: Inputs, own: Sequence[int], other: Sequence[int], tie: float = 0) -> Divergence | None:
+        """What parts two greedy answers to one prompt: `own` by transformers' loop, `other` by this pipeline's engine.
+
+        Both compute their logits with the tokens of `own` forced. None: one answer is the other's beginning, or the
+        engine does not expose its logits. `tie`: a margin that is a near-tie whatever the noise, as a share of the
+        largest logit.
+        """
+        if (step := first_difference(own, other)) >= min(len(own), len(other)):
+            return None
+        theirs = self.logits(inputs, own[: step + 1], eager.Engine(eager.Settings()))
+        ours = self.logits(inputs, own[: step + 1])
+        if theirs is None or ours is None:
+            return None
+        dtype = inputs.pixel_values.dtype
+        return agreement.divergence(step, theirs[0, step], ours[0, step], own[step], other[step], dtype, tie)
+
     def detokenise(self, token_ids: Sequence[int]) -> str:
         """The answer's text, without special tokens and outer white space."""
         with panics_reported():
@@ -251,10 +293,16 @@ class StagedPipeline(ABC):
     def count_vision_calls(self, tower: nn.Module) -> None:
         """Count at the tower itself, so that a second encoding anywhere shows."""
 
-        def count(*_: Any) -> None:
-            self.vision_calls += 1
+        self._tower = tower
+        tower.register_forward_pre_hook(lambda *_: self._count(1))
 
-        tower.register_forward_pre_hook(count)
+    def _count(self, calls: int) -> None:
+        self.vision_calls += calls
+
+    def _embedded(self, inputs: Inputs, features: Features) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Each sample's embeddings [rows, hidden], and all of them left-padded with their mask."""
+        rows = [self.embed(ids, visual) for ids, visual in zip(inputs.input_ids, features.visual, strict=True)]
+        return rows, *left_pad(rows)
 
     def _checked_ids(self, question: str, images: int) -> Tensor:
         """The prompt's ids; raises SampleError for a question that cannot be asked."""
@@ -272,6 +320,12 @@ class StagedPipeline(ABC):
                 if token in self.eos_ids:
                     return tuple(row[: i + 1])
         return tuple(row)
+
+
+def first_difference(one: Sequence[int], other: Sequence[int]) -> int:
+    """The index at which two answers part; the shorter one's length where it is the beginning of the other."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (first, second) in pairs if first != second), min(len(one), len(other)))
 
 
 @contextmanager

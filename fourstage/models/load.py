@@ -12,9 +12,11 @@ from transformers.utils import logging
 
 from fourstage import plugins
 from fourstage.config.schema import Config
+from fourstage.engines import Engine
 from fourstage.lazy import resolve
 from fourstage.models.base import StagedPipeline
 from fourstage.models.device import check_precision, choose_device
+from fourstage.stages import UserError
 
 
 def import_libraries(config: Config) -> None:
@@ -50,5 +52,12 @@ def load_pipeline(config: Config) -> StagedPipeline:
         attention=config.engine.attention,
         prompt=config.prompt,
     )
-    pipeline.engine = plugins.find("engine", config.engine.name).Engine(config.engine)
+    engine = plugins.find("engine", config.engine.name).Engine(config.engine)
+    if not isinstance(engine, Engine):
+        raise UserError(
+            f"engine={config.engine.name}: its Engine does not derive from fourstage.engines.Engine; "
+            "docs/extending.md says how to write one"
+        )
+    engine.check(pipeline.generator)
+    pipeline.engine = engine
     return pipeline

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fourstage.tracking.folder import RunFolder
     from fourstage.trust.check import Check
 
+TAGGED = ("captured", "compiled", "kernels", "why", "encode_captured")  # of what an engine ran
 MOST_TRACEBACKS = 3  # of samples that failed, saved with the run
 
 
@@ -90,7 +91,11 @@ class Measurement:
         pipeline = behind(self._filled, pipeline)
         timing = timing_of(config, pipeline, self._save_traceback)
         begun = ProcessorTimes.now()
-        self._rounds = measure_rounds(config, pipeline, samples, self._save, self._earlier, timing)
+        try:
+            self._rounds = measure_rounds(config, pipeline, samples, self._save, self._earlier, timing)
+            self._record_engine(pipeline)
+        finally:
+            pipeline.engine.release()  # what it captured is no part of another job's peak
         self._busy = processors_busy(begun)
 
     def check(self) -> None:
@@ -106,7 +111,10 @@ class Measurement:
         self.file.close()
         self.close()
         pipeline = behind(self._filled, self.shared.models.get(config)[0])
-        evidence = gather(config, pipeline, self._rounds.planned, self.file.path)
+        try:
+            evidence = gather(config, pipeline, self._rounds.planned, self.file.path)
+        finally:
+            pipeline.engine.release()
         wanted = replace(evidence.expected, parameters=(*self._unlike, *evidence.expected.parameters))
         evidence = replace(evidence, expected=wanted, busy=self._busy, warm_up=self._rounds.warm_up)
         busy = {} if self._busy is None else {"busy_share": self._busy}
@@ -149,6 +157,13 @@ class Measurement:
         )
         self.folder.add_file("model.json", facts)
         self._record_gpu("before", pipeline.facts.device)
+
+    def _record_engine(self, pipeline: StagedPipeline) -> None:
+        """What the engine really ran, as `engine.json`, and its bytes beside the model's as metrics."""
+        ran = dict(pipeline.engine.report)
+        self.folder.add_file("engine.json", {"name": pipeline.engine.settings.name} | ran)
+        self.folder.add_tags({f"fourstage.engine.{key}": str(value) for key, value in ran.items() if key in TAGGED})
+        self.folder.add_metrics({f"engine_{key}": value for key, value in ran.items() if key.endswith("_bytes")})
 
     def _record_gpu(self, when: str, device: str) -> None:
         """Clocks, power, temperature and what throttles the GPU, `before` and `after` the measurement."""

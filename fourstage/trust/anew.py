@@ -20,8 +20,8 @@ import numpy as np
 
 from fourstage.data.events import read_events
 from fourstage.measure.clock import Device
+from fourstage.models.base import first_difference
 from fourstage.stages import Inputs, Media, Pipeline, Sample, SampleRecord, Sampling
-from fourstage.trust.finite import logits_of
 
 TOKENS = 64  # of an answer, from its start, where not all answers are made again
 NEAR = {"fp32": 1e-4, "bf16": 2**-6, "fp16": 2**-9}  # of the largest logit: tokens so close are a tie of rounding
@@ -70,7 +70,7 @@ def answer_again(
             left_out.append(f"{record.key}: a batch's sampling and beams are not those of one sample")
             continue
         device.seed(record.seed)
-        (own,) = pipeline.unstaged(inputs, sampling)
+        own = _answer(pipeline, inputs, sampling)
         answers += 1
         if own != record.output_ids and not _near_tie(pipeline, inputs, sampling, own, record, precision):
             faults.append(_difference(own, record))
@@ -168,30 +168,33 @@ def _drawn(path: Path, count: int) -> tuple[Any, ...]:
     return tuple(pictures)
 
 
-def _first_difference(own: Sequence[int], measured: Sequence[int]) -> int:
-    pairs = enumerate(zip(own, measured, strict=False))
-    return next((i for i, (one, other) in pairs if one != other), min(len(own), len(measured)))
+def _answer(pipeline: Any, inputs: Inputs, sampling: Sampling) -> tuple[int, ...]:
+    """The model's own answer; by the stages where sampling draws the engine's own noise."""
+    engine = getattr(pipeline, "engine", None)
+    if engine is None or not engine.own_draws or sampling.greedy:
+        (own,) = pipeline.unstaged(inputs, sampling)
+    else:
+        (own,) = pipeline.decode(inputs, pipeline.encode(inputs), sampling, _nothing).token_ids
+    return tuple(own)
 
 
 def _near_tie(
-    pipeline: Pipeline, inputs: Inputs, sampling: Sampling, own: Sequence[int], record: SampleRecord, precision: str
+    pipeline: Any, inputs: Inputs, sampling: Sampling, own: Sequence[int], record: SampleRecord, precision: str
 ) -> bool:
-    """Whether both tokens where the answers part had nearly the same logit: in 16 bits or a batch rounding decides."""
-    if not sampling.greedy or sampling.num_beams > 1 or (precision == "fp32" and record.batch_size == 1):
+    """Whether both tokens where the answers part had nearly the same logit: in 16 bits, in a batch and between engines
+    rounding decides."""
+    if not sampling.greedy or sampling.num_beams > 1 or not hasattr(pipeline, "divergence"):
         return False
-    at = _first_difference(own, record.output_ids)
-    if at >= min(len(own), len(record.output_ids)):
-        return False
-    with logits_of(pipeline) as found:
-        pipeline.unstaged(inputs, replace(sampling, max_new_tokens=at + 1))
-    if "last" not in found:
-        return False
-    logits = found["last"].reshape(-1, found["last"].shape[-1])[-1].float()
-    gap = float((logits[own[at]] - logits[record.output_ids[at]]).abs())
-    return gap <= NEAR[precision] * float(logits.abs().max())
+    rounded = precision != "fp32" or record.batch_size > 1
+    found = pipeline.divergence(inputs, own, record.output_ids, tie=NEAR[precision] if rounded else 0)
+    return found is not None and found.near_tie
 
 
 def _difference(own: Sequence[int], record: SampleRecord) -> str:
-    at, measured = _first_difference(own, record.output_ids), record.output_ids
+    at, measured = first_difference(own, record.output_ids), record.output_ids
     theirs, ours = (str(ids[at]) if at < len(ids) else "none" for ids in (own, measured))
     return f"{record.key}: token {at + 1} of {len(measured)} is {ours}, the model's own generate() gives {theirs}"
+
+
+def _nothing(at: float | None = None, /) -> None:
+    pass

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from fourstage.measure.clock import Timing
 from fourstage.measure.loop import measure_batch
 from fourstage.measure.plan import Planned
+from fourstage.models.base import first_difference
 from fourstage.stages import MeasurementError, Media, Pipeline, SampleRecord, Sampling
 from fourstage.stats.intervals import Interval, paired_interval
 from fourstage.stats.signs import Side, sign_interval, tell
@@ -55,6 +56,8 @@ class Audits:
     finite: Finite = field(default_factory=Finite)
     again: Again = field(default_factory=Again)  # measured answers, made again
     operations: Operations = field(default_factory=Operations)
+    near_ties: tuple[str, ...] = ()  # of the unequal samples, those whose ids part at a near-tie, with its margin
+    apart: tuple[str, ...] = ()  # and the others
 
 
 def run_audits(
@@ -74,9 +77,9 @@ def run_audits(
     fixed = replace(greedy, num_beams=1, stop="fixed")
     short = replace(fixed, max_new_tokens=min(REPEATED_TOKENS, sampling.max_new_tokens))
     working = _working(pipeline, planned, greedy, samples)
-    equal = sum(_staged_equals_own(pipeline, item, media, greedy) for item, media in working)
     if not working:
         return Audits(0, 0, {}, None)
+    parted = [found for item, media in working if (found := _parted(pipeline, item, media, greedy)) is not None]
     strange = suspicious(records)
     asked_again = {item.sample.key: item for item in planned if item.sample.key in strange}
     examined = {item.sample.key: item for item in [*list(asked_again.values())[:samples], working[0][0]]}
@@ -84,10 +87,12 @@ def run_audits(
     item, media = working[0]
     return Audits(
         compared_samples=len(working),
-        equal_samples=equal,
+        equal_samples=len(working) - len(parted),
         repeat_against_perturbed=_caching(pipeline, item, media, short, timing),
         instrumented_against_bare=_observed(pipeline, item, fixed, timing),
         finite=finite,
+        near_ties=tuple(text for near, text in parted if near),
+        apart=tuple(text for near, text in parted if not near),
     )
 
 
@@ -120,10 +125,21 @@ def _working(
     return found
 
 
-def _staged_equals_own(pipeline: Pipeline, item: Planned, media: Media, sampling: Sampling) -> bool:
+def _parted(pipeline: Any, item: Planned, media: Media, sampling: Sampling) -> tuple[bool, str] | None:
+    """Where the stages' ids part from the model's own: whether at a near-tie, and the place; None: nowhere.
+
+    Only an engine of its own may round differently: transformers' loop gives the ids of transformers' `generate()`.
+    """
     inputs = pipeline.preprocess([media], [item.question])
-    staged = pipeline.decode(inputs, pipeline.encode(inputs), sampling, _nothing)
-    return staged.token_ids == pipeline.unstaged(inputs, sampling)
+    (staged,) = pipeline.decode(inputs, pipeline.encode(inputs), sampling, _nothing).token_ids
+    (own,) = pipeline.unstaged(inputs, sampling)
+    if staged == own:
+        return None
+    found = pipeline.divergence(inputs, own, staged) if hasattr(pipeline, "divergence") else None
+    if found is None:
+        at = first_difference(own, staged)
+        return False, f"{item.sample.key}: token {at + 1} differs, {len(staged)} and {len(own)} tokens"
+    return found.near_tie, f"{item.sample.key}: {found.text}"
 
 
 def _caching(pipeline: Pipeline, item: Planned, media: Media, sampling: Sampling, timing: Timing) -> dict[str, Ratio]:
@@ -229,5 +245,5 @@ def _pair(one: Callable[[int], Found], other: Callable[[int], Found], number: in
     return one(number), other(number)
 
 
-def _nothing() -> None:
+def _nothing(at: float | None = None, /) -> None:
     pass

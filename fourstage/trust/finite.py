@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fourstage.measure.plan import Planned
-from fourstage.stages import Pipeline, SampleRecord, Sampling
+from fourstage.stages import Inputs, Pipeline, SampleRecord, Sampling
 
 REPEATED = 8  # tokens: an answer of so many equal ones is examined
 
@@ -47,7 +47,9 @@ def examine(pipeline: Pipeline, items: Sequence[Planned], sampling: Sampling, se
         inputs = pipeline.preprocess([pipeline.load(item.sample)], [item.question])
         with logits_of(pipeline) as logits:
             features = pipeline.encode(inputs)
-            pipeline.decode(inputs, features, sampling, _nothing)
+            generation = pipeline.decode(inputs, features, sampling, _nothing)
+        if not logits:  # an engine that does not call the head
+            logits |= _engine_logits(pipeline, inputs, generation.token_ids[0])
         values = [("features", value) for value in features.visual] + [
             (f"{name} logits", value) for name, value in logits.items()
         ]
@@ -80,9 +82,15 @@ def logits_of(pipeline: Any) -> Iterator[dict[str, Any]]:
         hook.remove()
 
 
+def _engine_logits(pipeline: Any, inputs: Inputs, ids: Sequence[int]) -> dict[str, Any]:
+    """The first and the last logits of an answer from an engine that exposes them."""
+    found = pipeline.logits(inputs, ids) if hasattr(pipeline, "logits") and ids else None
+    return {} if found is None else {"first": found[:, 0], "last": found[:, -1]}
+
+
 def _not_finite(value: Any) -> int:
     return int((~value.isfinite()).sum()) if hasattr(value, "isfinite") else 0
 
 
-def _nothing() -> None:
+def _nothing(at: float | None = None, /) -> None:
     pass

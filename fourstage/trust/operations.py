@@ -38,6 +38,9 @@ def count_operations(pipeline: Any, item: Planned) -> Operations:
         shapes = pipeline.shapes()
     except (TypeError, AttributeError) as error:  # somebody's own model, whose parts are not known here
         return Operations(why_not=f"the model's shapes are not known: {error}")
+    engine = getattr(pipeline, "engine", None)
+    if engine is not None and not engine.countable:
+        return Operations(why_not=f"engine={engine.settings.name} runs graphs, whose operations torch does not count")
     media = pipeline.load(item.sample)
     inputs = pipeline.preprocess([media], [item.question])
     found, features = counted(lambda: pipeline.encode(inputs))
@@ -81,5 +84,5 @@ def counted(work: Callable[[], Any]) -> tuple[int, Any]:
     return sum(int(count) for kernel, count in of.items() if str(kernel) in PRODUCTS), result
 
 
-def _nothing() -> None:
+def _nothing(at: float | None = None, /) -> None:
     pass

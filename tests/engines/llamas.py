@@ -56,3 +56,7 @@ def prompt(
     embeds = torch.randn(batch, rows, hidden, generator=generator)
     mask = (torch.arange(rows) >= torch.arange(batch)[:, None]).long()
     return (embeds * mask[..., None]).to(dtype), mask
+
+
+def silent(at: float | None = None) -> None:
+    """An `on_token` that notes nothing."""

@@ -1,232 +1,189 @@
-"""The graph engine without CUDA: the same mathematics uncaptured, beside transformers' own loop."""
+"""engine=graph in the product: the answers of eager on both models, what ran on the record, refusals in one line."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from fourstage.engines import eager, graph
-from fourstage.engines.clip import fused_layers
-from fourstage.engines.graph import GraphEngine
-from fourstage.stages import Sampling, UserError
-from tests.engines.llamas import KINDS, llama, prompt
+from fourstage import plugins
+from fourstage.engines import Vision, eager, graph
+from fourstage.measure.clock import Stopwatch, Timing
+from fourstage.models import eventgpt, videollava
+from fourstage.models.device import TorchDevice
+from fourstage.stages import Media, Sampling, UserError
+from fourstage.tracking.destination import Destination
+from fourstage.tracking.reader import RunFacts, find_runs, run_file, run_records
+from fourstage.trust.audits import run_audits
+from fourstage.trust.checks.answers import staged_equals_own
+from tests.engines.llamas import llama, prompt, silent
+from tests.fakes import plan, samples
 from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
+from tests.small import Run, finished, jobs_since
+from tests.trust.test_checks import evidence
+
+GREEDY = Sampling(temperature=0, top_p=1, top_k=0, max_new_tokens=20, stop="fixed")
 
 
-def greedy(new: int, stop: str = "natural") -> Sampling:
-    return Sampling(temperature=0, top_p=1, top_k=0, max_new_tokens=new, stop=stop)
+def checks_of(store: Destination, run: RunFacts) -> dict[str, dict[str, Any]]:
+    return {check["id"]: check for check in json.loads(run_file(store, run, "checks.json"))["checks"]}
 
 
-def both(model: Any, batch: int, rows: int, sampling: Sampling, eos: tuple[int, ...] = (2,)) -> tuple[Any, Any]:
-    """Ids by the graph engine and by transformers, as lists."""
-    embeds, mask = prompt(batch, rows)
-    with torch.inference_mode():
-        theirs = eager.Engine(eager.Settings()).generate(model, embeds, mask, sampling, eos, 0, lambda: None)
-    ours = GraphEngine(model).generate(embeds, mask, sampling, eos, 0, lambda: None)
-    return ours.tolist(), theirs.tolist()
+def ids_of(store: Destination, run: RunFacts) -> dict[str, tuple[int, ...]]:
+    return {record.key: record.output_ids for record in run_records(store, run.run_id)}
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("batch", [1, 3])
-def test_greedy_ids_are_those_of_transformers(kind: str, batch: int) -> None:
-    ours, theirs = both(llama(**KINDS[kind]), batch, rows=9, sampling=greedy(24))
-    assert ours == theirs
-    assert len({tuple(row) for row in ours}) == batch  # answers differ, or equality would say little
-
-
-@pytest.mark.parametrize("batch", [2, 8])
-def test_padded_batches_give_what_each_row_gives_alone(batch: int) -> None:
-    model = llama(num_key_value_heads=2)
-    embeds, mask = prompt(batch, rows=12)
-    engine = GraphEngine(model)
-    together = engine.generate(embeds, mask, greedy(10, "fixed"), (2,), 0, lambda: None)
-    for i in range(batch):
-        alone = engine.generate(embeds[i : i + 1, i:], mask[i : i + 1, i:], greedy(10, "fixed"), (2,), 0, lambda: None)
-        assert together[i].tolist() == alone[0].tolist()
-
-
-def test_one_token_is_only_the_prefill() -> None:
-    ours, theirs = both(llama(), 2, rows=5, sampling=greedy(1))
-    assert ours == theirs
-    assert len(ours[0]) == 1
-
-
-def test_an_end_at_the_first_token_ends_there() -> None:
-    model = llama()
-    (first, *_), _ = both(model, 1, rows=6, sampling=greedy(4, "fixed"))
-    ours, theirs = both(model, 1, rows=6, sampling=greedy(8), eos=(first[0],))
-    assert ours == theirs == [[first[0]]]
-
-
-def test_a_row_that_ends_is_padded_until_the_last_one_ends() -> None:
-    model = llama()
-    free, _ = both(model, 3, rows=6, sampling=greedy(12, "fixed"))
-    ends = (free[0][2], free[1][5])
-    ours, theirs = both(model, 3, rows=6, sampling=greedy(12), eos=ends)
-    assert ours == theirs
-    assert 0 in ours[0][3:]
-
-
-def test_a_fixed_length_goes_on_behind_the_end_token() -> None:
-    model = llama()
-    free, _ = both(model, 1, rows=6, sampling=greedy(12, "fixed"))
-    ours, theirs = both(model, 1, rows=6, sampling=greedy(12, "fixed"), eos=(free[0][3],))
-    assert ours == theirs == free
-
-
-def test_each_token_is_reported_once_and_timed() -> None:
-    embeds, mask = prompt(1, 6)
-    engine, calls = GraphEngine(llama()), []
-    ids = engine.generate(embeds, mask, greedy(7, "fixed"), (2,), 0, lambda: calls.append(len(calls)))
-    assert len(calls) == ids.shape[1] == len(engine.token_s) == 7
-    assert list(engine.token_s) == sorted(engine.token_s)
-
-
-def test_a_longer_prompt_grows_the_cache_and_a_shorter_one_keeps_it() -> None:
-    model = llama(max_position_embeddings=2048)
-    engine = GraphEngine(model)
-    sizes = []
-    for rows in (5, 600, 5):
-        embeds, mask = prompt(1, rows)
-        engine.generate(embeds, mask, greedy(4, "fixed"), (2,), 0, lambda: None)
-        sizes.append(engine.report.cache_bytes)
-    assert sizes[0] < sizes[1] == sizes[2]
-
-
-def test_the_weights_are_the_models_own() -> None:
-    model = llama(num_key_value_heads=2)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    engine = GraphEngine(model)
-    attention = model.model.layers[1].self_attn
-    fused = engine.weights.layers[1].qkv
-    assert attention.q_proj.weight.data_ptr() == fused.data_ptr()
-    assert attention.v_proj.weight.data_ptr() == fused[96:].data_ptr()
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert engine.report.extra_bytes == 0
-    again = GraphEngine(model)  # fused already: nothing moves
-    assert again.weights.layers[1].qkv.data_ptr() == fused.data_ptr()
-
-
-def test_biases_are_shared_too() -> None:
-    model = llama(attention_bias=True, mlp_bias=True)
-    engine = GraphEngine(model)
-    mlp = model.model.layers[2].mlp
-    assert mlp.up_proj.bias.data_ptr() == engine.weights.layers[2].gate_up_bias[112:].data_ptr()  # type: ignore[index]
-
-
-def test_the_report_says_what_ran() -> None:
-    report = GraphEngine(llama()).report
-    assert (report.captured, report.kernels, report.why) == (False, "torch", "no CUDA device")
-    assert report.graph_pool_bytes == 0
-
-
-def test_kernels_that_cannot_run_are_an_error_where_they_were_asked_for() -> None:
-    with pytest.raises(UserError, match="kernels=triton cannot run here: no CUDA device"):
-        GraphEngine(llama(), kernels="triton")
-
-
-def test_closing_releases_the_cache_and_the_engine_can_go_on() -> None:
-    model = llama()
-    embeds, mask = prompt(1, 6)
-    engine = GraphEngine(model)
-    first = engine.generate(embeds, mask, greedy(5, "fixed"), (2,), 0, lambda: None)
-    engine.close()
-    assert engine.report.cache_bytes == engine.report.buffer_bytes == 0
-    assert torch.equal(first, engine.generate(embeds, mask, greedy(5, "fixed"), (2,), 0, lambda: None))
-
-
-def test_a_models_engine_is_made_once_and_closed_by_its_model() -> None:
-    model = llama()
-    engine = graph.engine_of(model)
-    assert graph.engine_of(model) is engine
-    graph.close(model)
-    assert graph.engine_of(model) is not engine
-    graph.close(model)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}}, "rope_type 'dynamic'"),
-        ({"hidden_act": "gelu"}, "hidden_act silu, found 'gelu'"),
-    ],
-)
-def test_a_model_of_other_mathematics_is_refused_in_one_line(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(UserError, match=message) as caught:
-        GraphEngine(llama(**change))
-    assert "engine=eager" in str(caught.value)
-
-
-def test_another_architecture_is_refused() -> None:
-    with pytest.raises(UserError, match="Linear is none"):
-        GraphEngine(torch.nn.Linear(2, 2))
-
-
-def test_beams_are_refused() -> None:
-    embeds, mask = prompt(1, 4)
-    beams = Sampling(temperature=0, top_p=1, top_k=0, max_new_tokens=2, num_beams=2)
-    with pytest.raises(UserError, match="no beam search"):
-        GraphEngine(llama()).generate(embeds, mask, beams, (2,), 0, lambda: None)
-
-
-def test_forced_logits_are_those_of_one_forward_over_all_tokens() -> None:
-    model = llama(num_key_value_heads=2)
-    embeds, mask = prompt(1, 6)
-    forced = torch.tensor([[5, 9, 17, 3]])
-    ours = GraphEngine(model).logits(embeds, mask, forced)
-    with torch.inference_mode():
-        rest = model.get_input_embeddings()(forced[:, :-1])
-        theirs = model(inputs_embeds=torch.cat([embeds, rest], dim=1)).logits[:, 5:]
-    torch.testing.assert_close(ours, theirs.float(), atol=2e-5, rtol=1e-5)
-
-
-def test_a_captured_module_gives_what_the_module_gives() -> None:
-    module = torch.nn.Linear(4, 3)
-    run = graph.captured(module, torch.zeros(2, 4))
-    x = torch.randn(5, 4)
-    assert torch.equal(run(x), module(x))
-    assert not run.captured
-    run.close()
-
-
-def test_a_seed_repeats_its_answer_and_another_one_gives_another() -> None:
-    model = llama()
-    embeds, mask = prompt(2, 6)
-    sampling = Sampling(temperature=1.5, top_p=0.95, top_k=50, max_new_tokens=16, stop="fixed")
-    engine, answers = GraphEngine(model), []
-    for seed in (3, 3, 4):
-        torch.manual_seed(seed)
-        answers.append(engine.generate(embeds, mask, sampling, (2,), 0, lambda: None).tolist())
-    assert answers[0] == answers[1] != answers[2]
-
-
-def test_layers_that_the_fused_kernels_do_not_cover_stay_as_they_are() -> None:
-    from transformers import CLIPVisionConfig, CLIPVisionModel
-
-    config = CLIPVisionConfig(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2, image_size=28, patch_size=14
-    )
-    tower = CLIPVisionModel(config).eval()
-    with fused_layers(tower) as layers:  # on a CPU
-        assert layers == 0
-        assert not any("forward" in vars(module) for module in tower.modules())
-
-
-@pytest.mark.parametrize("name", ["eventgpt", "videollava"])
-def test_both_models_decode_to_the_ids_of_eager(name: str) -> None:
-    from fourstage.models import eventgpt, videollava
-
-    if name == "eventgpt":
-        pipeline: Any = eventgpt.Model.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
+@pytest.fixture(params=["eventgpt", "videollava"])
+def pipeline(request: pytest.FixtureRequest) -> Iterator[Any]:
+    if request.param == "eventgpt":
+        yield eventgpt.Model.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
     else:
-        pipeline = videollava.Model.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
+        yield videollava.Model.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
+
+
+def test_both_models_decode_to_the_ids_of_eager(pipeline: Any) -> None:
     embeds, mask = prompt(2, 40)
-    with torch.inference_mode():
-        theirs = eager.Engine(eager.Settings()).generate(
-            pipeline.generator, embeds, mask, greedy(20, "fixed"), (2,), 0, lambda: None
-        )
-    ours = graph.generate(pipeline.generator, embeds, mask, greedy(20, "fixed"), (2,), 0, lambda: None)
-    assert ours.tolist() == theirs.tolist()
-    graph.close(pipeline.generator)
+    ids = []
+    for engine in (eager.Engine(eager.Settings()), graph.Engine(graph.Settings())):
+        with torch.inference_mode():
+            ids.append(engine.generate(pipeline.generator, embeds, mask, GREEDY, (2,), 0, silent).tolist())
+    assert ids[0] == ids[1]
+
+
+def test_forced_logits_are_those_of_transformers(pipeline: Any) -> None:
+    embeds, mask = prompt(2, 12)
+    forced = torch.tensor([[5, 9, 17, 3], [7, 7, 2, 30]])
+    theirs = eager.Engine(eager.Settings()).logits(pipeline.generator, embeds, mask, forced)
+    ours = graph.Engine(graph.Settings()).logits(pipeline.generator, embeds, mask, forced)
+    torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
+
+
+def test_the_vision_tower_counts_once_a_call(pipeline: Any) -> None:
+    pipeline.engine = graph.Engine(graph.Settings())
+    pixels = torch.randn(3, 3, 112, 112)
+    vision = Vision(pipeline.visual_features, pipeline._tower, pipeline._count)
+    before = pipeline.vision_calls
+    pipeline.engine.encode(vision, pixels, (3,))
+    assert pipeline.vision_calls == before + 1
+
+
+@pytest.mark.parametrize("model", ["eventgpt", "videollava"])
+def test_a_sweep_of_engines_gives_the_same_ids_and_valid_runs(run: Run, store: Destination, model: str) -> None:
+    before = len(find_runs(store))
+    code, _ = run("-m", f"model={model}", "engine=eager,graph", "protocol.audit=true")
+    assert code == 0
+    one, other = jobs_since(store, before)
+    assert ids_of(store, one) == ids_of(store, other)
+    checks = checks_of(store, other)
+    for name in ("staged_equals_own", "answers_repeat", "operations_counted", "values_finite", "vision_runs_once"):
+        assert checks[name]["verdict"] == "pass", checks[name]
+    ran = json.loads(run_file(store, other, "engine.json"))
+    assert (ran["name"], ran["captured"], ran["kernels"], ran["why"]) == ("graph", False, "torch", "no CUDA device")
+    assert (other.tags["fourstage.engine.captured"], ran["extra_bytes"]) == ("False", 0)
+    assert other.metrics["engine_cache_bytes"] == ran["cache_bytes"] > 0
+
+
+def test_sampling_repeats_for_its_seed_and_its_answers_are_made_again(run: Run, store: Destination) -> None:
+    words = ("engine=graph", "temperature=1.2", "top_p=0.9", "batch_size=1")
+    one, again = finished(run(*words, "protocol.audit=true")), finished(run(*words))
+    assert ids_of(store, one) == ids_of(store, again)
+    assert checks_of(store, one)["answers_repeat"]["verdict"] == "pass"
+
+
+def test_beams_are_refused_before_the_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    code, facts = run("engine=graph", "num_beams=2")
+    assert (code, facts) == (2, None)
+    assert "num_beams=2: engine=graph has no beam search; set num_beams=1 or engine=eager" in capsys.readouterr().err
+
+
+def test_another_architecture_is_refused_when_it_is_loaded() -> None:
+    with pytest.raises(UserError, match="Linear is none: use engine=eager"):
+        graph.Engine(graph.Settings()).check(torch.nn.Linear(2, 2))
+
+
+def test_kernels_that_were_asked_for_and_cannot_run_fail_the_run(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    code, _ = run("engine=graph", "engine.kernels=triton")
+    assert code != 0
+    assert "kernels=triton cannot run here: no CUDA device" in capsys.readouterr().err
+
+
+def test_a_release_gives_back_the_cache_and_the_engine_goes_on() -> None:
+    model, engine = llama(), graph.Engine(graph.Settings())
+    embeds, mask = prompt(1, 6)
+    first = engine.generate(model, embeds, mask, GREEDY, (2,), 0, silent)
+    assert engine.report["cache_bytes"] > 0
+    engine.release()
+    assert engine.report["cache_bytes"] == engine.report["buffer_bytes"] == 0
+    assert torch.equal(first, engine.generate(model, embeds, mask, GREEDY, (2,), 0, silent))
+
+
+def test_preparing_makes_room_for_the_longest_answer() -> None:
+    model, engine = llama(max_position_embeddings=2048), graph.Engine(graph.Settings())
+    engine.prepare(model, Sampling(0, 1, 0, max_new_tokens=600), batches=(1, 2), prompts=(500, 40))
+    before = engine.report["cache_bytes"]
+    for batch in (1, 2):
+        engine.generate(model, *prompt(batch, 500), GREEDY, (2,), 0, silent)
+    assert engine.report["cache_bytes"] == before
+
+
+def test_a_time_that_the_engine_knows_is_not_waited_for() -> None:
+    watch = Stopwatch(TorchDevice("cpu"), clock=lambda: 5.0)
+    watch.tick()
+    watch.tick(3.25)
+    assert watch.token_at == [5.0, 3.25]
+
+
+def test_importing_the_engine_imports_no_torch() -> None:
+    import subprocess
+    import sys
+
+    code = "import sys, fourstage.engines.graph; assert 'torch' not in sys.modules"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert plugins.find("engine", "graph").Settings().name == "graph"
+
+
+class Disturbed(graph.Engine):
+    """An engine whose logits are off by noise, in logits, and whose first token is the second best."""
+
+    noise = 0.0
+
+    def logits(self, *arguments: Any) -> torch.Tensor:
+        found = super().logits(*arguments)
+        return found + self.noise * torch.randn(found.shape, generator=torch.Generator().manual_seed(0))
+
+    def generate(self, model: Any, embeds: torch.Tensor, mask: torch.Tensor, *rest: Any) -> torch.Tensor:
+        ids = super().generate(model, embeds, mask, *rest)
+        scores = eager.Engine(eager.Settings()).logits(model, embeds, mask, ids[:, :1])
+        ids[:, 0] = scores[:, 0].topk(2).indices[:, 1]
+        return ids
+
+
+@pytest.mark.parametrize(("precision", "margin", "verdict"), [("fp32", None, "fail"), ("bf16", 0.02, "pass")])
+def test_ids_that_part_pass_at_a_near_tie_only(
+    precision: str, margin: float | None, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline: Any = eventgpt.Model.from_weights(EVENTGPT, DEMO, "cpu", precision, "sdpa")
+    pipeline.engine = Disturbed(graph.Settings())
+    if margin is not None:  # a head whose two best tokens are nearly level, and noise as bf16 explains it
+        pipeline.engine.noise = 0.02
+        theirs = eager.Engine.logits
+
+        def level(*arguments: Any) -> torch.Tensor:
+            scores = theirs(*arguments)
+            best, second = scores[0, 0].topk(2).indices
+            scores[0, 0, second] = scores[0, 0, best] - margin
+            return scores
+
+        monkeypatch.setattr(eager.Engine, "logits", level)
+    picture = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    pipeline.load = lambda _: Media((picture,) * 5, "png", tuple(range(5)), 5, 0)
+    sampling = replace(GREEDY, max_new_tokens=4)
+    audits = run_audits(pipeline, plan(samples(1), ["what?"], 1, 0), sampling, Timing(TorchDevice("cpu")), samples=1)
+    check = staged_equals_own(replace(evidence(n=8), audits=audits))
+    assert check.verdict == verdict
+    assert ("near-tie, margin 0.02" if margin else "no near-tie, margin") in check.detail

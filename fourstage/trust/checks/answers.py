@@ -41,14 +41,16 @@ def staged_equals_own(evidence: Evidence) -> Check:
     sentence = "greedy token ids of the stages equal those of the model's own generate()"
     if evidence.audits is None:
         return not_possible("staged_equals_own", sentence, evidence.no_audits)
-    same, tried = evidence.audits.equal_samples, evidence.audits.compared_samples
+    audits = evidence.audits
+    same, tried = audits.equal_samples, audits.compared_samples
     if not tried:
         return not_possible("staged_equals_own", sentence, "no sample could be answered both ways")
-    verdict: Verdict = "pass" if same == tried else "fail"
-    found = f"{same} of {tried}"
-    return Check(
-        "staged_equals_own", sentence, verdict, found, "all", what="samples have the same ids", relation="exactly"
-    )
+    near = len(audits.near_ties)
+    verdict: Verdict = "pass" if same + near == tried else "fail"
+    found = f"{same} of {tried}" + (f", {near} up to a near-tie," if near else "")
+    detail = names_of((*audits.apart, *audits.near_ties))
+    what = "samples have the same ids"
+    return Check("staged_equals_own", sentence, verdict, found, "all", detail, what, "exactly")
 
 
 def answers_repeat(evidence: Evidence) -> Check:
