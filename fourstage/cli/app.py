@@ -22,6 +22,8 @@ from fourstage.version import __version__
 COMMANDS = {  # name → module, what it does
     "run": ("fourstage.cli.run", "measure one configuration, or with -m a sweep of them"),
     "compare": ("fourstage.cli.compare", "compare runs, and write report.html"),
+    "aa": ("fourstage.cli.aa", "measure how far processes of one configuration differ"),
+    "plan": ("fourstage.cli.plan", "how many replicates and samples will show an effect"),
     "ls": ("fourstage.cli.ls", "list runs and sweeps, newest first"),
     "ui": ("fourstage.cli.ui", "open MLflow's UI on the store"),
     "inspect": ("fourstage.cli.inspect", "show every tensor of one sample, stage by stage"),
@@ -29,7 +31,7 @@ COMMANDS = {  # name → module, what it does
     "ingest": ("fourstage.cli.ingest", "read an old result file into the store"),
     "sync": ("fourstage.cli.sync", "send what the store did not take"),
 }
-WITH_SETTINGS = ("run", "inspect")  # take all settings of a run
+WITH_SETTINGS = ("run", "aa", "plan", "inspect")  # take all settings of a run
 QUERY = "query="  # of Hydra's completion: what a shell asks at each Tab
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -56,9 +56,14 @@ class Execution:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Gives the exit code."""
+    return exit_code_of(lambda: execute(sys.argv[1:] if argv is None else argv).code)
+
+
+def exit_code_of(call: Callable[[], int]) -> int:
+    """The exit code of a call that may run jobs; what it raises is said."""
     prepare_output()
     try:
-        return execute(sys.argv[1:] if argv is None else argv).code
+        return call()
     except KeyboardInterrupt as stop:
         say(f"error: {str(stop) or 'interrupted'}")
         return INTERRUPTED
