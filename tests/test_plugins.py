@@ -40,7 +40,7 @@ def test_every_shipped_plugin_has_what_its_kind_needs(kind: str) -> None:
 def test_an_unknown_name_gives_the_near_ones() -> None:
     with pytest.raises(UserError, match=r"unknown model 'eventgtp'; did you mean 'eventgpt'\?"):
         plugins.find("model", "eventgtp")
-    with pytest.raises(UserError, match=r"unknown engine 'zzz'; there are eager, graph"):
+    with pytest.raises(UserError, match=r"unknown engine 'zzz'; there are compiled, eager, graph"):
         plugins.find("engine", "zzz")
 
 

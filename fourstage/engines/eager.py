@@ -55,11 +55,13 @@ class Engine(engines.Engine):
                 on_token()
                 return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
+        config = generation_config(sampling, eos_ids, pad_id)
         ids: Tensor = model.generate(
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            generation_config=generation_config(sampling, eos_ids, pad_id),
+            generation_config=config,
             stopping_criteria=StoppingCriteriaList([Tick()]),
+            **self.options(model, inputs_embeds, config),
         )
         if sampling.stop == "fixed" and ids.shape[1] != sampling.max_new_tokens:
             raise MeasurementError(
@@ -81,14 +83,20 @@ class Engine(engines.Engine):
                 return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
 
         greedy = Sampling(0, 1, 0, max_new_tokens=forced_ids.shape[1], stop="fixed")
+        config = generation_config(greedy, (), pad_id=0)
         with torch.inference_mode():
             model.generate(
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
-                generation_config=generation_config(greedy, (), pad_id=0),
+                generation_config=config,
                 logits_processor=LogitsProcessorList([Force()]),
+                **self.options(model, inputs_embeds, config),
             )
         return torch.stack(found, dim=1)
+
+    def options(self, model: Any, inputs_embeds: Tensor, config: Any) -> dict[str, Any]:
+        """Further arguments of `generate()`; may change its `config`, a GenerationConfig. Here none."""
+        return {}
 
 
 def generation_config(sampling: Sampling, eos_ids: tuple[int, ...], pad_id: int) -> Any:

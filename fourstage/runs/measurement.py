@@ -93,9 +93,10 @@ class Measurement:
         begun = ProcessorTimes.now()
         try:
             self._rounds = measure_rounds(config, pipeline, samples, self._save, self._earlier, timing)
-            self._record_engine(pipeline)
-        finally:
-            pipeline.engine.release()  # what it captured is no part of another job's peak
+        except BaseException:
+            pipeline.engine.release()  # what it captured is no part of another job's peak; else `check` does it
+            raise
+        self._record_engine(pipeline)
         self._busy = processors_busy(begun)
 
     def check(self) -> None:

@@ -112,7 +112,7 @@ class Replicates:
         if done:
             first: RunFolder = next(iter(done.values()))
             self.folder.add_tags({key: text for key, text in first.state.tags.items() if key not in OF_THE_FOLDER})
-            for name in ("model.json", "gpu_before.json", "gpu_after.json"):
+            for name in ("model.json", "engine.json", "gpu_before.json", "gpu_after.json"):
                 if (first.files / name).exists():
                     self.folder.add_file(name, (first.files / name).read_text(encoding="utf-8"))
 

@@ -86,7 +86,7 @@ def test_help_lists_them_and_a_shell_completes_them(site: Path, tmp_path: Path) 
     shown = fourstage(site, tmp_path, "--help").stdout
     assert "model: eventgpt, llava, videollava" in shown
     assert "dataset: clips_csv, demo, eventgpt_json" in shown
-    assert "engine: eager, graph, greedy_loop" in shown
+    assert "engine: compiled, eager, graph, greedy_loop" in shown
     env = os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{ROOT}", "COMP_LINE": "x model=", "COMP_POINT": "8"}
     command = [sys.executable, "-m", "fourstage.run", "-sc", "query=bash"]
     completed = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
