@@ -25,7 +25,7 @@ help:  ## list these targets
 	touch .venv/user $@
 
 demo: .venv/user  ## run both models on the demo dataset and compare them (installs what a user needs)
-	$(BIN)/fourstage run -m model=eventgpt,videollava generation=fixed max_new_tokens=64 dataset.samples=12 sweep.name=demo
+	$(BIN)/fourstage run -m model=eventgpt,videollava generation=fixed max_new_tokens=64 dataset.samples=12 replicates=5 sweep.name=demo
 	@echo "Browse the runs: make ui, then open http://127.0.0.1:$(PORT)"
 
 ui: .venv/user  ## MLflow's UI on the local store (PORT=5000)
@@ -47,12 +47,13 @@ docs: .venv/developer  ## build the documentation in build/site/; a dead link is
 
 check: lint types docs test  ## all of lint, types, docs and test
 
-bench: .venv/developer  ## the cost of measuring, of a long run's report, of a large comparison, of a sweep and of reading
+bench: .venv/developer  ## the cost of measuring, of a long run's report, of a large comparison, of a sweep and of reading; false claims between processes
 	$(BIN)/python benchmarks/harness.py
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/compare.py
 	$(BIN)/python benchmarks/sweep.py
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/aa.py
 
 bench-gpu: .venv/developer  ## engines side by side at 7B on a GPU, with the spread between processes
 	$(BIN)/python benchmarks/gpu.py processes=6

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fourstage.tracking.folder import RunFolder
     from fourstage.trust.check import Check
 
+PROGRAM = ("-m", "fourstage.runs.replicate")  # what the fresh process runs
 STOP_LIMIT_S = 60  # that a replicate may take to save what it has
 OF_THE_FOLDER = ("fourstage.token", "fourstage.folder", "fourstage.process", "fourstage.clock")
 EACH = "replicates"  # the folder of artifacts that has each replicate's files
@@ -85,7 +86,7 @@ class Replicates:
         path = self.folder.replicate(number)
         shutil.rmtree(path, ignore_errors=True)  # an earlier try
         path.parent.mkdir(parents=True, exist_ok=True)
-        code = _run(Request(self.tree, str(path.absolute()), number))
+        code = run_fresh(Request(self.tree, str(path.absolute()), number))
         if self.folder.finished_replicate(number) is None:
             self.failed[number] = why = _why(path, code)
             say(f"error: {self._name(number)}: {why}")
@@ -158,11 +159,9 @@ def name_of(number: int, replicates: int) -> str:
     return f"replicate {number + 1} of {replicates}" if replicates > 1 else "the fresh process"
 
 
-def _run(request: Request) -> int:
-    """The exit code of a fresh process, or minus the signal that ended it."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "fourstage.runs.replicate"], stdin=subprocess.PIPE, start_new_session=True, text=True
-    )
+def run_fresh(request: Request) -> int:
+    """Measure in a fresh process; gives its exit code, or minus the signal that ended it."""
+    process = subprocess.Popen([sys.executable, *PROGRAM], stdin=subprocess.PIPE, start_new_session=True, text=True)
     assert process.stdin is not None
     try:
         process.stdin.write(json.dumps(asdict(request)) + "\n")

@@ -16,7 +16,7 @@ from tests.small import SMALL, into, on
 
 @pytest.fixture(autouse=True)
 def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(replicates, "_run", measure_replicate)
+    monkeypatch.setattr(replicates, "run_fresh", measure_replicate)
 
 
 @pytest.fixture(autouse=True)
