@@ -111,7 +111,9 @@ def _send(run: TrackedRun, folder: RunFolder) -> str | None:
         run.log_samples(shown)
         if shown:
             run.log_results(shown, folder.records)
-            missing = _log_traces(run, state.traces, shown, fault_of(state.tags))
+            # one trace a sample: the UI pairs runs by sample, and the other replicates answer the same
+            first = [record for record in shown if record.replicate == shown[0].replicate]
+            missing = _log_traces(run, state.traces, first, fault_of(state.tags))
     run.end(state.status, state.ended_ms)
     return missing
 

@@ -210,14 +210,16 @@ class TrackedRun:
 
         `file` is an existing records.parquet of all records; `records` may be only the first of them.
         """
-        rows = [{"sample": record.key} | {name: getattr(record, name) for name in TABLE} for record in records]
+        several = any(record.replicate for record in records)
+        columns = (*TABLE, "replicate") if several else TABLE
+        rows = [{"sample": record.key} | {name: getattr(record, name) for name in columns} for record in records]
         with reporting(self.destination.uri):
             with TemporaryDirectory() as folder:
                 path = file or Path(folder) / "records.parquet"
                 if file is None:
                     write_records(records, path)
                 self._client.log_artifact(self.run_id, str(path))
-            self.log_table("samples.json", rows, ["sample", *TABLE])
+            self.log_table("samples.json", rows, ["sample", *columns])
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Glyph .* missing")  # a box stands for a letter that no font here has
                 for name, figure in plot_run(records).items():

@@ -19,8 +19,8 @@ from fourstage.records.summary import summarise_run
 from fourstage.runs import replicates
 from fourstage.runs.replicate import measure_replicate
 from fourstage.runs.replicates import Request
-from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_file, run_records
-from fourstage.tracking.store import Destination
+from fourstage.tracking.reader import RunFacts, children_of, find_runs, run_file, run_records, run_samples
+from fourstage.tracking.store import Destination, open_store
 from tests.small import SMALL, Run, into, jobs_since, on
 
 
@@ -52,7 +52,7 @@ def test_processes_take_turns_and_leave_one_run_for_each_configuration(
     run: Run, store: Destination, dataset: Path
 ) -> None:
     before = len(find_runs(store))
-    words = [*on(dataset), "-m", "model=eventgpt,videollava", "replicates=2", "dataset.limit=2"]
+    words = [*on(dataset), "-m", "model=eventgpt,videollava", "replicates=2", "dataset.limit=2", "tracking.traces=9"]
     assert run(*words)[0] == 0
     made = jobs_since(store, before)
     records = {facts.params["model.name"]: run_records(store, facts.run_id) for facts in made}
@@ -66,6 +66,10 @@ def test_processes_take_turns_and_leave_one_run_for_each_configuration(
         assert [r.output_ids for r in own[:2]] == [r.output_ids for r in own[2:]]
         summary = summarise_run(Columns.of(own))
         assert facts.metrics["total_s.median"] == pytest.approx(summary["total_s.median"], rel=1e-3)
+        assert [row["replicate"] for row in run_samples(store, facts.run_id)] == [0, 0, 1, 1]
+        client, experiment = open_store(store)
+        traced = client.search_traces(locations=[experiment], run_id=facts.run_id)
+        assert len(traced) == 2  # of one replicate
         assert (facts.metrics["samples_ok"], facts.tags["fourstage.replicates"]) == (4, "2")
         for number in range(2):
             machine = json.loads(run_file(store, facts, f"replicates/{number:03d}/environment.json"))
