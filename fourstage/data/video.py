@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ _PACKET_BYTES = 1024  # of memory, about, that each takes beside its data
 _MOST_PIXELS = 2**31 - 1  # a larger max_pixels is ignored
 # of a clip's frames together: below, threads gain little, and where threads decode an error of the last packets is lost
 _SMALL_PIXELS = 16_000_000
+# markers beside stuffing, restarts, and what stands between the scans of a progressive JPEG: tables, lengths, comments
+_NOT_IN_A_SCAN = re.compile(rb"\xff[\x01-\xc3\xc5-\xcf\xd8\xd9\xde\xdf\xf0-\xfd]")
 _GAP_S = 0.25  # that a duration may exceed the last frame's, beside twice the longest step
 
 
@@ -115,9 +118,10 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
     av.logging.set_level(None)  # ffmpeg's messages come back as exceptions; on stderr they would break the screen
     found: _Frames | None = None
     with _open(path, max_bytes) as (container, stream, notes):
-        packets, shown, leading = _demux(path, container, stream)
+        packets, shown, leading, of_packets = _demux(path, container, stream)
+        notes = (*notes, *of_packets)
         length, wanted = len(shown), frame_indices(len(shown), frames, rule)
-        frame_a_packet = _codec(stream) in _FRAME_A_PACKET
+        frame_a_packet = (codec := _codec(stream)) in _FRAME_A_PACKET
         exact = shown if frame_a_packet and container.format.name != "avi" else None
         modes = _MODES[stream.width * stream.height * len(shown) < _SMALL_PIXELS :]
         _prepare(path, stream, modes[0], len(set(wanted)), max_bytes)
@@ -143,7 +147,35 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
         notes = (*notes, f"{len(shown)} packets give {length} frames: some may be lost")
     if mode == "tolerant":
         notes = (*notes, "the decoder met errors and passed over them: frames may be wrong")
+    elif codec == "vp8" and not _second_decoder_agrees(path, found.images, max_bytes):
+        notes = (*notes, "two decoders of VP8 disagree: frames may be wrong")
     return Clip(tuple(found.images[index] for index in wanted), wanted, length, (*notes, *found.notes))
+
+
+def _second_decoder_agrees(path: Path, images: dict[int, NDArray[np.uint8]], max_bytes: int) -> bool:
+    """Whether another decoder gives the same images of a VP8 clip; True where there is none.
+
+    VP8 has no checksums, and its decoders are exact: they differ where damage makes one read past its data.
+    """
+    import av
+
+    if "libvpx" not in av.codecs_available:
+        return True
+    with _open(path, max_bytes) as (container, stream, _):
+        decoder: Any = av.CodecContext.create("libvpx", "r")
+        found: dict[int, NDArray[np.uint8]] = {}
+        count = 0
+        try:
+            for packet in chain(container.demux(stream), (None,)):
+                for frame in decoder.decode(packet) if packet is None or packet.size else ():
+                    if count in images:
+                        found[count], _ = _upright(frame)
+                    count += 1
+                if len(found) == len(images):
+                    break
+        except av.error.FFmpegError:
+            return False
+    return found.keys() == images.keys() and all(np.array_equal(images[at], image) for at, image in found.items())
 
 
 def _complete(found: _Frames | None, promised: int) -> _Frames | None:
@@ -205,17 +237,18 @@ def _choose_stream(path: Path, container: Any) -> tuple[Any, tuple[str, ...]]:
     return chosen, tuple(notes)
 
 
-def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, list[int | None], int]:
+def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, list[int | None], int, tuple[str, ...]]:
     """The packets of a stream, or None where they are too many bytes to keep; the presentation times of the frames
-    that they promise, ascending; and how many of these lead the first key frame, without which they may depend on
-    frames that a cut took away. Raises SampleError where packets are missing or broken."""
+    that they promise, ascending; how many of these lead the first key frame, without which they may depend on
+    frames that a cut took away; and notes. Raises SampleError where packets are missing or broken."""
     kept: list[Any] | None = []
-    size = broken = 0
+    size = broken = unsound = 0
     shown: list[int | None] = []
     starts: list[int] = []
     first: int | None = None
     end = 0
-    hides = _codec(stream) == "vp8"
+    codec = _codec(stream)
+    hides, pictures = codec == "vp8", codec == "mjpeg"
     for packet in container.demux(stream):
         if not packet.size:
             continue
@@ -225,6 +258,7 @@ def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, l
             if size > _KEPT_BYTES:
                 kept = None
         broken += packet.is_corrupt
+        unsound += pictures and not _sound_jpeg(bytes(packet))
         if packet.pts is not None:
             first = packet.pts if first is None else first
             starts.append(packet.pts)
@@ -244,17 +278,26 @@ def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, l
             )
     if not shown:
         raise SampleError(f"{path} has a video stream without frames, expected at least 1; encode it again")
+    notes = (f"{unsound} pictures of MJPEG are damaged: frames may be wrong",) if unsound else ()
     if None in shown:
-        return kept, shown, 0
+        return kept, shown, 0, notes
     times = sorted(time for time in shown if time is not None)
-    return kept, [*times], bisect_left(times, first) if first is not None else 0
+    return kept, [*times], bisect_left(times, first) if first is not None else 0, notes
+
+
+def _sound_jpeg(data: bytes) -> bool:
+    """Whether a JPEG has its end, and no marker in its scans that cannot stand there (ITU-T T.81, B.1)."""
+    begin, end = data.find(b"\xff\xda"), data.rfind(b"\xff\xd9")  # the first scan, and the picture's end
+    if not 0 < begin < end or data[end + 2 :].strip(b"\0\xff"):
+        return False
+    return not _NOT_IN_A_SCAN.search(data, begin + 2, end)
 
 
 def _decode(
     path: Path, stream: Any, packets: Iterable[Any], wanted: tuple[int, ...], exact: list[int | None] | None, mode: str
 ) -> _Frames | None:
-    """Decode all packets, or, while each frame has the presentation time that `exact` gives it, up to the last one
-    wanted. None where the decoder objects and another mode may not."""
+    """Decode all packets, or, of a large clip while each frame has the presentation time that `exact` gives it, up to
+    the last one wanted. None where the decoder objects and another mode may not."""
     import av
 
     chosen = set(wanted)
@@ -289,7 +332,9 @@ def _decode(
                 images[count], notes = _upright(frame)
                 interlaced = interlaced or frame.interlaced_frame
             count += 1
-            if exact is not None and len(images) == len(chosen):
+            # a length by packets counts frames that may not decode: the rest is decoded too where it costs little
+            rest = 0 if exact is None else (len(exact) - count) * frame.width * frame.height
+            if exact is not None and len(images) == len(chosen) and (rest == 0 or rest >= _SMALL_PIXELS):
                 return _Frames(images, len(exact), notes, interlaced)
     if not count:
         raise SampleError(f"{path} has a video stream that decodes to no frames; encode it again")

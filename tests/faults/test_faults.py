@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from fourstage.data.media import read_event_images, read_video_frames
-from fourstage.stages import Media, Sample
+from fourstage.stages import Media, Sample, SampleError
 from tests.faults.__main__ import faults_of_screen
 from tests.faults.cases import SHARES
 from tests.faults.decode import wrong_picture
-from tests.faults.media import clip, events, picture
+from tests.faults.media import CLIPS, clip, events, flipped, picture, zeroed
 
 CASES, SEED = 320, 11
 
@@ -51,6 +51,34 @@ def test_all_of_it_is_three_hundred_cases_without_a_hang_within_3_gib(found: dic
     assert found["faults"] == []
     assert found["cases"] >= 300
     assert found["peak_bytes"] < 3 << 30
+
+
+@pytest.mark.parametrize("name", ["vp8.webm", "fragments.mp4", "mjpeg.avi", "h264.mp4"])
+@pytest.mark.parametrize("rule", ["linspace", "head"])
+def test_damage_inside_a_frame_is_refused_noted_or_harmless(name: str, rule: str, tmp_path: Path) -> None:
+    if shutil.which("ffmpeg") is None:
+        pytest.skip("no ffmpeg on PATH; install it")
+    (tmp_path / "mp4").mkdir()
+    whole = clip(tmp_path / name, **CLIPS[name]).read_bytes()
+    rng = random.Random(f"{name} {rule}")
+    sample = Sample(key="a", id="a", root=tmp_path, mp4_data=name)
+    seen = set()
+    for change in (flipped, zeroed) * 10:
+        (tmp_path / "mp4" / name).write_bytes(change(whole, rng))
+        try:
+            media = read_video_frames(sample, rule=rule)
+        except SampleError:
+            seen.add("refused")
+            continue
+        if any("may be wrong" in note or "may be lost" in note for note in media.notes):
+            seen.add("noted")
+            continue
+        assert wrong_picture(media, sample) == ""
+        seen.add("right")
+    assert len(seen) > 1
+    (tmp_path / "mp4" / name).write_bytes(whole)
+    healthy = read_video_frames(sample, rule=rule)
+    assert (healthy.notes, wrong_picture(healthy, sample)) == ((), "")
 
 
 # ---- the judges see what is wrong ----
