@@ -2,17 +2,19 @@
 
     python benchmarks/aa.py                  # about six minutes on two idle cores
     python benchmarks/aa.py threads=2        # any settings of a run
+    PROCESSES=6 PARTS= python benchmarks/aa.py weights=random weights.size=7b precision=bf16    # on a GPU
 
 The demo model, 64 tokens, 12 samples. First 20 processes as they are and 20 with a sleep of 10 % of decode inside the
 stage, in turn; then 20 processes beside a busy loop on one core. Each 20 are divided at random, 200 times, into two
 arms of 3, 5 and 10 processes, which are compared with all figures of times as one family: what is claimed is false. The
 slow 20 are compared with the others, 5 against 5, 200 times: what is not found is missed. Draws of 20 processes share
 processes, so these shares are less certain than those of 200 independent comparisons. Last, beside the busy loop,
-processes with a thread on each core and with one thread less, in turn.
+processes with a thread on each core and with one thread less, in turn. PARTS names the parts beyond the first 20.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import statistics
 import subprocess
@@ -21,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +37,9 @@ from fourstage.stats.replicates import Measured, floor, log_ratio
 from fourstage.stats.verdicts import CLAIMS, judge
 
 WORDS = ["generation=fixed", "max_new_tokens=64", "dataset.samples=12"]
-PROCESSES, SPLITS, ARMS = 20, 200, (3, 5, 10)
+SPLITS, ARMS = 200, (3, 5, 10)
+PROCESSES = int(os.environ.get("PROCESSES", "20"))
+PARTS = os.environ.get("PARTS", "slow busy threads").split()
 SLOW = 0.10
 FIELDS = tuple(figure.field for figure in FLOORED)
 
@@ -68,23 +73,33 @@ def verdicts(target: Sequence[Columns], baseline: Sequence[Columns]) -> dict[str
     return {field: row.verdict in CLAIMS for field, row in zip(FIELDS, judge(effects), strict=True)}
 
 
+def splits(processes: int, arm: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Two arms of so many processes: every way of two arms of all where there are few, else SPLITS at random."""
+    if 2 * arm == processes and math.comb(processes, arm) <= SPLITS:
+        everyone = frozenset(range(processes))
+        halves = [one for one in combinations(range(processes), arm) if 0 in one]
+        return [(one, tuple(everyone - set(one))) for one in halves]
+    rng = np.random.default_rng(0)
+    drawn = [tuple(rng.permutation(processes)[: 2 * arm].tolist()) for _ in range(SPLITS)]
+    return [(one[:arm], one[arm:]) for one in drawn]
+
+
 def report_false_claims(name: str, processes: Sequence[Columns]) -> None:
     """How often arms of one configuration are called different."""
-    rng = np.random.default_rng(0)
     spreads = ", ".join(
         f"{figure.heading} {100 * floor(configuration(processes, figure.field)).spread():.1f} %" for figure in FLOORED
     )
     print(f"{name}: two processes differ by up to: {spreads}")
-    for arm in ARMS:
+    for arm in (arm for arm in ARMS if 2 * arm <= len(processes)):
         total = anything = 0
-        for _ in range(SPLITS):
-            drawn = rng.permutation(len(processes))[: 2 * arm]
-            found = verdicts([processes[i] for i in drawn[:arm]], [processes[i] for i in drawn[arm:]])
+        tried = splits(len(processes), arm)
+        for one, other in tried:
+            found = verdicts([processes[i] for i in one], [processes[i] for i in other])
             total += found["total_s"]
             anything += any(found.values())
         print(
-            f"  {arm:2} against {arm:2}: total called different in {100 * total / SPLITS:.1f} % of {SPLITS} splits, "
-            f"anything in {100 * anything / SPLITS:.1f} %",
+            f"  {arm:2} against {arm:2}: total called different in {100 * total / len(tried):.1f} % of {len(tried)} "
+            f"splits, anything in {100 * anything / len(tried):.1f} %",
             flush=True,
         )
 
@@ -121,23 +136,26 @@ def main() -> None:
     measure(here / "first", 0, tree)  # makes the dataset, and measures the device's peaks
     usual, slow, beyond = list[Columns](), list[Columns](), list[float]()
     for number in range(PROCESSES):
-        sides = (False, True) if number % 2 == 0 else (True, False)
+        sides = [False, True][: 1 + ("slow" in PARTS)][:: 1 if number % 2 == 0 else -1]
         for planted in sides:
             columns, seconds = measure(here / f"{'slow' if planted else 'usual'}{number}", number, tree, planted)
             (slow if planted else usual).append(columns)
             beyond.append(seconds)
     print(f"a process takes {statistics.median(beyond):.2f} s beyond its samples (median of {len(beyond)})", flush=True)
     report_false_claims("as the machine is", usual)
-    report_power(usual, slow)
+    if slow:
+        report_power(usual, slow)
     with busy_loop():
-        beside = [measure(here / f"beside{number}", number, tree)[0] for number in range(PROCESSES)]
-        report_false_claims("beside a busy loop on one core", beside)
-        report_threads(here)
+        if "busy" in PARTS:
+            beside = [measure(here / f"beside{number}", number, tree)[0] for number in range(PROCESSES)]
+            report_false_claims("beside a busy loop on one core", beside)
+        if "threads" in PARTS:
+            report_threads(here)
 
 
 def report_threads(here: Path, pairs: int = 8) -> None:
     """A thread on each core against one less, in turn: the spread between processes, mean and median."""
-    cores = os.cpu_count() or 1
+    cores = len(os.sched_getaffinity(0))
     counts = (cores, max(1, cores - 1))
     found: dict[int, list[Columns]] = {count: [] for count in counts}
     for number in range(pairs):
