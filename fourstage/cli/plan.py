@@ -135,7 +135,8 @@ def _advice(
     seconds = SIDES * row.replicates * a_process
     about = f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
     rest = "" if beyond_s is None else f" ({beyond_s:.1f} s a process beyond its samples)"
-    command = " ".join(["fourstage run -m", *given, f"replicates={row.replicates}"])
+    kept = [word for word in given if not word.startswith("replicates=")]
+    command = " ".join(["fourstage run -m", *kept, f"replicates={row.replicates}"])
     return f"{percent(effect)} in total: two configurations take about {about}{rest}: {command}"
 
 
