@@ -1,8 +1,8 @@
-"""A small tokenizer of our own, for weights that come without one (`weights=demo`, `weights=random`).
+"""A small tokenizer of our own, for the stand-ins and for random values (`weights=demo`, `weights=random`).
 
 LLaMA's kind: byte-pair merges over words that begin with `▁`, bytes as the fallback, so that any text goes in
-and comes back. It was trained once on the sentences below and is shipped as `demo_tokenizer.json`; it is not
-the published tokenizer, so token counts of a prompt differ from the published model's.
+and comes back. It was trained once on questions and answers about demo scenes and is shipped as `demo_tokenizer.json`;
+it is not the published tokenizer, so token counts of a prompt differ from the published model's.
 
     tokenizer = demo_tokenizer(extra_tokens=("<video>",))
     tokenizer("Is it day?").input_ids        # starts with the id of <s>
@@ -10,8 +10,8 @@ the published tokenizer, so token counts of a prompt differ from the published m
 
 from __future__ import annotations
 
-import itertools
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 FILE = Path(__file__).with_name("demo_tokenizer.json")
+SCENES = 300  # whose questions and answers it is trained on
 UNK, BOS, EOS = "<unk>", "<s>", "</s>"  # ids 0, 1, 2, as in LLaMA
 
 
@@ -49,7 +50,8 @@ def train(path: Path = FILE) -> None:
     trainer = trainers.BpeTrainer(
         vocab_size=1000 - len(byte_tokens), special_tokens=[UNK, BOS, EOS], show_progress=False, max_token_length=16
     )
-    words.train_from_iterator([f"▁{word}" for text in _sentences() for word in text.split(" ")], trainer)
+    pieces = (re.findall(r"[▁\w]+|[^▁\w]", f"▁{word}") for text in _sentences() for word in text.split(" "))
+    words.train_from_iterator([piece for word in pieces for piece in word], trainer)  # punctuation stands by itself
     vocab = words.get_vocab()
     learnt = [token for token, _ in sorted(vocab.items(), key=lambda item: item[1])][3:]
     order = [UNK, BOS, EOS, *byte_tokens, *learnt]
@@ -65,21 +67,24 @@ def train(path: Path = FILE) -> None:
 
 
 def _sentences() -> Iterator[str]:
-    """Driving scenes in words, and the fixed parts of the two prompts."""
+    """The fixed parts of the two prompts, and driving scenes in words."""
+    import numpy as np
+
+    from fourstage.data.formats import questions, scenes
+
     yield "A chat between a curious human and an artificial intelligence assistant."
     yield "The assistant gives helpful, detailed, and polite answers to the human's questions. USER: ASSISTANT:"
     yield "What are the key elements in this scene? Describe in detail what happened in the scene."
     yield "Is it day or night? How many vehicles are there? What is the person holding in their hands?"
-    yield "abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,:;!?'\"()-_<>/"
-    colours = ("red", "blue", "green", "white", "black", "yellow", "silver", "grey")
-    vehicles = ("car", "van", "truck", "bus", "bicycle", "motorcycle", "vehicle")
-    motions = ("driving towards the viewer", "moving away", "turning left", "turning right", "parked at the side")
-    places = ("on the road", "near the traffic light", "behind the crossing", "beside the trees", "at the sign")
-    times = ("by day", "at night", "in the evening", "in bright sunlight")
-    people = ("one person is walking", "two people are walking", "three pedestrians are standing", "nobody is there")
-    for i, (colour, vehicle, motion) in enumerate(itertools.product(colours, vehicles, motions)):
-        place, time, who = places[i % 5], times[i % 4], people[i % 4]
-        yield f"In the scene, there is a {colour} {vehicle} {motion} {place} {time}, and {who} along the street."
+    yield "<ev_start> <ev_end> abcdefghijklmnopqrstuvwxyz ABCDEFGHIJKLMNOPQRSTUVWXYZ 0123456789 .,:;!?'\"()-_<>/"
+    yield "bus bicycle motorcycle black silver grey parked crossing standing pedestrians evening sunlight nobody"
+    for index in range(SCENES):
+        scene, rng = scenes.draw_scene(0, index, "train"), np.random.default_rng(index)
+        for kind in questions.KINDS:
+            question = questions.ask(kind, scene.attributes, rng)
+            yield question.text
+            for style in ("event", "video", "reference"):
+                yield questions.answer(question, scene.attributes, style, rng)
 
 
 if __name__ == "__main__":

@@ -255,7 +255,7 @@ def _load_published(
     building.check_fit(
         lambda: network.EventGPT(vision, text),
         shapes,
-        _published_key,
+        published_key,
         folder,
         {
             "num_hidden_layers": text.num_hidden_layers,
@@ -271,7 +271,7 @@ def _load_published(
             ids = prompt_ids(tokenizer, prompt)
         check_rows(prompt_rows(len(ids), vision, settings.event_images), context, prompt)
     model = _build(vision, text, device, precision, attention)
-    building.fill_from(model, read_tensors(files), _published_key, folder)
+    building.fill_from(model, read_tensors(files), published_key, folder)
     return Model(
         settings,
         model=model,
@@ -283,8 +283,8 @@ def _load_published(
     )
 
 
-def _published_key(name: str) -> str:
-    """A parameter's name here → its key in the published state dict."""
+def published_key(name: str) -> str:
+    """The key in the published state dict of a parameter that has this name here."""
     name = re.sub(r"^visual_tower\.", "model.visual_tower.visual_tower.vision_model.", name)
     name = re.sub(r"^(visual_projector|feature_adaptor)\.", r"model.\1.", name)
     return name.removeprefix("language_model.")

@@ -25,7 +25,9 @@ from tests.trust.test_settings_seen import MODELS, Run
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_demo(tmp_path_factory.mktemp("data"), DemoSettings(samples=4, seconds=0.6, width=96, height=64))
+    return make_demo(
+        tmp_path_factory.mktemp("data"), DemoSettings(samples=4, seconds=1.0, width=160, height=120, seed=9)
+    )
 
 
 def again(run: Run, asked: int | None = 2) -> Again:
@@ -114,7 +116,7 @@ def test_sampling_in_the_measurement_alone_is_found(root: Path, model: str) -> N
     run.pipeline.decode = lambda inputs, features, sampling, tick: honest(  # type: ignore[method-assign, assignment]
         inputs, features, replace(sampling, temperature=1.0), tick
     )
-    assert judged(again(run.measure())).verdict == "fail"
+    assert judged(again(run.measure(), asked=None)).verdict == "fail"
 
 
 def first_sample(run: Run, media: Media) -> Media:
@@ -129,13 +131,16 @@ def other_order(run: Run, media: Media) -> Media:
     return replace(media, images=media.images[::-1])
 
 
-@MODELS
-@pytest.mark.parametrize("plant", [first_sample, one_image, other_order])
+@pytest.mark.parametrize(
+    ("model", "plant"),
+    [("eventgpt", first_sample), ("eventgpt", one_image),  # in any order: it averages over its images
+     ("videollava", first_sample), ("videollava", one_image), ("videollava", other_order)],
+)  # fmt: skip
 def test_other_media_than_the_sample_has_are_found(root: Path, model: str, plant: Any) -> None:
     run = Run(root, model)
     honest = run.pipeline.load
     run.pipeline.load = lambda sample: plant(run, honest(sample))  # type: ignore[method-assign]
-    found = again(run.measure(), asked=2)  # the fault is in the pipeline still: the files are read without it
+    found = again(run.measure(), asked=None)  # the fault is in the pipeline still: the files are read without it
     assert judged(found).verdict == "fail", found
 
 
@@ -147,7 +152,7 @@ def test_the_first_frames_under_the_indices_of_spread_ones_are_found(root: Path)
         return replace(honest(sample), images=read_video_frames(sample, frames=8, rule="head").images)
 
     run.pipeline.load = first_frames  # type: ignore[method-assign]
-    assert judged(again(run.measure())).verdict == "fail"
+    assert judged(again(run.measure(), asked=None)).verdict == "fail"
 
 
 @MODELS

@@ -29,7 +29,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fourstage.config.schema import DatasetSettings
 from fourstage.config.values import MOST, FilePath, Range
@@ -43,17 +43,19 @@ if TYPE_CHECKING:
 
     from fourstage.data import events as event_camera
     from fourstage.data.events import Events
-    from fourstage.data.formats import scenes
-    from fourstage.data.formats.scenes import Floats, Renderer
+    from fourstage.data.formats import questions, scenes
+    from fourstage.data.formats.scenes import Floats, Scene
 else:
     np = lazy("numpy")
     event_camera = lazy("fourstage.data.events")
+    questions = lazy("fourstage.data.formats.questions")
     scenes = lazy("fourstage.data.formats.scenes")
 
 JSON_NAME = "EventGPT_Instruction_Subset.json"
-FORMAT_VERSION = 2  # raise it when anything below changes what is drawn or written
+FORMAT_VERSION = 3  # raise it when anything below changes what is drawn or written
 EVENT_WINDOW_US = 90_000
 EVENT_STEP_US = 5_000  # the scene is drawn at 200 Hz for the events
+HOT_US = 500
 CONTRAST = 0.2  # nominal change of log intensity that makes an event
 CONTRAST_SPREAD = 0.03  # standard deviation between pixels
 STALE_S = 3600.0  # a temporary folder that nobody touched for so long is dead
@@ -70,6 +72,7 @@ class Settings(DatasetSettings):
     height: Annotated[int, Range(64, 4096)] = 240
     fps: Annotated[int, Range(1, 240)] = 20
     seed: Annotated[int, Range(0, MOST)] = 0
+    split: Literal["test", "train", "validation", "held_out"] = "test"
 
     @property
     def label(self) -> str:
@@ -80,7 +83,7 @@ def read(settings: Settings, root: Path | None = None) -> list[Sample]:
     """The samples, made on first use unless their folder `root` is given. Raises UserError."""
     if root is None:
         size = (settings.width, settings.height)
-        demo = DemoSettings(settings.samples, settings.seconds, *size, settings.fps, settings.seed)
+        demo = DemoSettings(settings.samples, settings.seconds, *size, settings.fps, settings.seed, settings.split)
         root = make_demo(Path(settings.cache), demo)
     return read_dataset(root, JSON_NAME, settings.limit)
 
@@ -95,6 +98,7 @@ class DemoSettings:
     height: int = 240
     fps: int = 20
     seed: int = 0
+    split: str = "test"
 
     def __post_init__(self) -> None:
         for name, low, high in (
@@ -128,7 +132,8 @@ class DemoSettings:
         values = {**asdict(self), "seconds": float(self.seconds), "version": FORMAT_VERSION}
         digest = hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
         size = f"{self.width}x{self.height}"
-        return f"demo-{self.samples}x{self.seconds:g}s-{size}-{self.fps}fps-seed{self.seed}-{digest}"
+        of = "" if self.split == "test" else f"-{self.split}"
+        return f"demo-{self.samples}x{self.seconds:g}s-{size}-{self.fps}fps-seed{self.seed}{of}-{digest}"
 
 
 def make_demo(cache: Path, settings: DemoSettings, progress: Callable[[int], None] | None = None) -> Path:
@@ -196,6 +201,30 @@ def simulate_events(logs: Iterable[Floats], times_us: Sequence[int], threshold: 
     return event_camera.Events(x=(pixels % width).astype(np.uint16), y=(pixels // width).astype(np.uint16), t=t, p=p)
 
 
+def scene_events(scene: Scene, settings: DemoSettings) -> Events:
+    """The events of the middle 90 ms, in microseconds from the start of the clip, in neutral light.
+
+    The last pixel is a hot one, as many sensors have some: it fires every `HOT_US`, so that every event image, which
+    ends at its last event, has the sensor's size.
+    """
+    renderer = scenes.Renderer(scene, settings.width, settings.height, neutral=True)
+    start = round(settings.seconds * 500_000) - EVENT_WINDOW_US // 2
+    times = range(start, start + EVENT_WINDOW_US + 1, EVENT_STEP_US)
+    luma = np.array([0.299, 0.587, 0.114], np.float32)
+    logs = (np.log(renderer.frame(t / 1e6) @ luma + np.float32(0.02)) for t in times)
+    rng = np.random.default_rng([*scene.seed, 0, 1])
+    spread = rng.normal(0, CONTRAST_SPREAD, (settings.height, settings.width))
+    seen = simulate_events(logs, times, np.clip(CONTRAST + spread, CONTRAST / 2, None).astype(np.float32))
+    hot = np.arange(start, start + EVENT_WINDOW_US, HOT_US, dtype=np.int64)
+    t = np.concatenate([seen.t, hot])
+    order = np.argsort(t, kind="stable")
+    x, y, p = (
+        np.concatenate([values, np.full(len(hot), value, values.dtype)])[order]
+        for values, value in ((seen.x, settings.width - 1), (seen.y, settings.height - 1), (seen.p, 1))
+    )
+    return event_camera.Events(x, y, t[order], p)
+
+
 # ---- writing ----
 
 
@@ -203,16 +232,16 @@ def _write_sample(root: Path, settings: DemoSettings, index: int) -> dict[str, A
     """Write the files of one sample and give its entry of the JSON."""
     from PIL import Image
 
-    scene = scenes.draw_scene(settings.seed, index)
+    scene = scenes.draw_scene(settings.seed, index, settings.split)
     renderer = scenes.Renderer(scene, settings.width, settings.height)
     sequence, clip = f"demo_{scene.time}_{index // 2:02d}", "000000"
     for folder in ("mp4", "event_npy", "event_image", "event_mp4", f"video/{sequence}"):
         (root / folder / (clip if folder.startswith("video") else sequence)).mkdir(parents=True)
 
-    frames = (_to_uint8(renderer.frame(i / settings.fps)) for i in range(settings.frames))
+    frames = (to_uint8(renderer.frame(i / settings.fps)) for i in range(settings.frames))
     _write_video(frames, root / "mp4" / sequence / f"{clip}.mp4", root / "video" / sequence / clip, settings)
 
-    events = _scene_events(renderer, settings, index)
+    events = scene_events(scene, settings)
     fields = {"x": events.x, "y": events.y, "t": events.t, "p": events.p}
     np.save(root / "event_npy" / sequence / f"{clip}.npy", np.array(fields, dtype=object), allow_pickle=True)
     names = []
@@ -222,19 +251,22 @@ def _write_sample(root: Path, settings: DemoSettings, index: int) -> dict[str, A
         Image.fromarray(image).save(root / "event_image" / names[-1])
     _write_event_video(rendered, root / "event_mp4" / sequence / f"{clip}.mp4", settings)
 
-    question = scenes.QUESTIONS[index % len(scenes.QUESTIONS)]
+    rng = np.random.default_rng([*scene.seed, 0, 3])
+    question = questions.ask(questions.KINDS[index % len(questions.KINDS)], scene.attributes, rng, plain=True)
+    choice = {"options": list(question.options), "answer": question.letter} if question.options else {}
     return {
-        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"fourstage/demo/{settings.seed}/{index}")),
-        "split": "demo",
+        "id": str(uuid.uuid5(uuid.NAMESPACE_URL, f"fourstage/demo/{settings.split}/{settings.seed}/{index}")),
+        "split": settings.split,
         "event_data": f"{sequence}/{clip}.npy",
         "event_image": names,
         "video_data": f"{sequence}/{clip}",
         "mp4_data": f"{sequence}/{clip}.mp4",
         "conversations": [
-            {"from": "human", "value": f"<event>\n{question}"},
-            {"from": "gpt", "value": scenes.answer(question, scene.attributes)},
+            {"from": "human", "value": f"<event>\n{question.text}"},
+            {"from": "gpt", "value": questions.answer(question, scene.attributes, "reference", rng)},
         ],
         "attributes": scene.attributes,
+        **choice,
     }
 
 
@@ -266,18 +298,8 @@ def _write_video(frames: Iterable[NDArray[np.uint8]], mp4: Path, folder: Path, s
         container.mux(stream.encode(None))
 
 
-def _scene_events(renderer: Renderer, settings: DemoSettings, index: int) -> Events:
-    """The events of the middle 90 ms, in microseconds from the start of the clip."""
-    start = round(settings.seconds * 500_000) - EVENT_WINDOW_US // 2
-    times = range(start, start + EVENT_WINDOW_US + 1, EVENT_STEP_US)
-    luma = np.array([0.299, 0.587, 0.114], np.float32)
-    logs = (np.log(renderer.frame(t / 1e6) @ luma + np.float32(0.02)) for t in times)
-    rng = np.random.default_rng([settings.seed, index, 1])
-    spread = rng.normal(0, CONTRAST_SPREAD, (settings.height, settings.width))
-    return simulate_events(logs, times, np.clip(CONTRAST + spread, CONTRAST / 2, None).astype(np.float32))
-
-
-def _to_uint8(frame: Floats) -> NDArray[np.uint8]:
+def to_uint8(frame: Floats) -> NDArray[np.uint8]:
+    """A frame of 0 to 1 as bytes."""
     return (np.clip(frame, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 

@@ -1,15 +1,24 @@
-"""Driving scenes for the demo dataset: what a scene holds, the words for it, and how a frame of it is drawn.
+"""Driving scenes for the demo dataset: what a scene holds, and how a frame of it is drawn.
 
-Numpy only, no anti-aliasing, no photo-realism: road, bends, vehicles, people, signs, day and night.
+Numpy only, no photo-realism: road, bends, vehicles, people, signs, day and night, and a board over the road on which
+lamps run to one side. The words for a scene are in `questions.py`.
+
+Some facts can be seen in the events alone, others in the video alone:
+
+- The lamps on the board move by one period (slow) or two (fast) in `STROBE_S`, which is the time between two frames at
+  20 frames per second: each frame shows them at the same place. The events, drawn every 5 ms, show how they run.
+- The events are drawn in neutral light with grey vehicles (`Renderer(…, neutral=True)`): they hold neither colours nor
+  the time of day.
+
+Kinds, counts and the road's bend are in both.
 
     scene = draw_scene(seed=0, index=3)
-    scene.attributes["road"]                # "left", and what else the reference answers are made of
+    scene.attributes["road"]                # "left", and what else the answers are made of
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +29,6 @@ Floats = NDArray[np.floating[Any]]
 Colour = tuple[float, float, float]  # RGB, 0 to 1
 Box = tuple[float, float, float, float]  # m to the right and up from a place: left, bottom, right, top
 
-QUESTIONS = (
-    "What are the key elements in this scene?",
-    "Describe in detail what happened in the scene.",
-    "How many vehicles are there?",
-    "Is it day or night?",
-    "How many people are there?",
-)
 VEHICLE_COLOURS: dict[str, Colour] = {
     "red": (0.80, 0.10, 0.10),
     "blue": (0.12, 0.28, 0.78),
@@ -36,9 +38,19 @@ VEHICLE_COLOURS: dict[str, Colour] = {
     "orange": (0.93, 0.48, 0.10),
 }
 VEHICLE_SIZES = {"car": (1.8, 1.45, 4.0), "van": (2.0, 2.1, 4.8), "truck": (2.4, 3.1, 7.0)}  # m: width, height, length
+COATS: tuple[Colour, ...] = ((0.95, 0.9, 0.2), (1.0, 0.6, 0.15), (0.75, 0.95, 0.3), (0.95, 0.95, 0.9))
 SIGNS = ("stop sign", "speed limit sign", "warning sign", "red traffic light", "green traffic light")
 BENDS = {"left": -0.008, "straight": 0.0, "right": 0.008}  # curvature, 1/m
-NUMBERS = ("no", "one", "two", "three")
+DIRECTIONS = ("left", "right")  # in which the lamps of the board run
+SPEEDS = {"slow": 1, "fast": 2}  # periods of the lamps in STROBE_S
+STROBE_S = 0.05
+LANES = (-3.0, 0.0, 3.0)  # m; one vehicle each at most, so that none hides another. The first is the oncoming one
+
+SPLITS = ("test", "train", "validation", "held_out")
+# Combinations that no training and no validation scene has. `held_out` scenes have one of each sort.
+# Each value stays as frequent as the others of its attribute, so that no prior gives it away.
+HELD_OUT_VEHICLES = frozenset({("car", "green", "oncoming"), ("van", "blue", "ahead"), ("truck", "red", "oncoming")})
+HELD_OUT_MOTIONS = frozenset({(0, "left", "fast"), (0, "right", "slow")})  # people, direction, speed
 
 
 @dataclass(frozen=True)
@@ -56,9 +68,13 @@ class Thing:
     def place(self, t: float) -> tuple[float, float]:
         """x and z after t seconds. What passes the viewer comes again from afar: the scene keeps its numbers."""
         if self.ahead:
-            return self.x + 0.25 * math.sin(1.3 * t + self.phase), self.z + 2.5 * math.sin(1.4 * t + self.phase)
+            return self.x + 0.2 * math.sin(8 * t + self.phase), self.z + 1.5 * math.sin(1.4 * t + self.phase)
         near, far = (6.0, 66.0) if self.kind in VEHICLE_SIZES else (6.0, 46.0)
         return self.x, near + (self.z - near - self.speed * t) % (far - near)
+
+    def bounce(self, t: float) -> float:
+        """How far the road lifts a vehicle, in m: what shows one that drives ahead to an event camera."""
+        return 0.08 * math.sin(40 * t + self.phase) if self.kind in VEHICLE_SIZES else 0.0
 
 
 @dataclass(frozen=True)
@@ -71,92 +87,80 @@ class Scene:
     speed: float  # m/s of the viewer
     things: tuple[Thing, ...]
     attributes: dict[str, Any]  # as written to the JSON
-    seed: tuple[int, int]
+    seed: tuple[int, ...]
 
 
-def draw_scene(seed: int, index: int) -> Scene:
-    """Draw scene `index` of a seed. Day and night alternate, so that a small dataset has both."""
-    rng = np.random.default_rng([seed, index])
+def draw_scene(seed: int, index: int, split: str = "test") -> Scene:
+    """Draw scene `index` of a seed and a split. Day and night alternate, so that a small dataset has both.
+
+    The splits share no random stream, whatever the seeds. Raises ValueError for an unknown split.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
+    stream = [seed, index] if split == "test" else [seed, index, SPLITS.index(split), 1]
+    rng = np.random.default_rng(stream)
+    while True:
+        scene = _draw(rng, index, tuple(stream))
+        vehicles, motion = held_out(scene.attributes)
+        if (vehicles and motion) if split == "held_out" else not (vehicles or motion):
+            return scene
+
+
+def held_out(attributes: dict[str, Any]) -> tuple[bool, bool]:
+    """Does a scene have a vehicle, and a motion, of the combinations that no training scene has?"""
+    light = attributes["light"]
+    return (
+        any(
+            (vehicle["kind"], vehicle["colour"], vehicle["direction"]) in HELD_OUT_VEHICLES
+            for vehicle in attributes["vehicles"]
+        ),
+        (attributes["people"], light["direction"], light["speed"]) in HELD_OUT_MOTIONS,
+    )
+
+
+def _draw(rng: np.random.Generator, index: int, seed: tuple[int, ...]) -> Scene:
     when = ("day", "night")[index % 2]
     road = str(rng.choice(list(BENDS)))
     sign = str(rng.choice(SIGNS))
-    speed = float(rng.uniform(7, 9))
-    things = [Thing("sign", 4.9, float(rng.uniform(19, 25)), speed, (0.55, 0.55, 0.57))]
+    speed = float(rng.uniform(3, 4))
+    light = {"direction": str(rng.choice(DIRECTIONS)), "speed": str(rng.choice(list(SPEEDS)))}
+    things = [Thing("sign", 5.4, float(rng.uniform(20, 25)), speed, (0.55, 0.55, 0.57))]
+    things.append(Thing("board", 0.0, float(rng.uniform(18, 22)), speed, (0.16, 0.16, 0.18), float(rng.uniform(0, 1))))
 
     vehicles = []
-    colours = rng.permutation(list(VEHICLE_COLOURS))
-    lanes = rng.permutation([0.0, 3.0])
-    closing = float(rng.uniform(13, 16))
-    placed = {True: 0, False: 0}
-    for number in range(int(rng.integers(0, 4))):
-        kind, ahead, phase = str(rng.choice(list(VEHICLE_SIZES))), bool(rng.integers(2)), float(rng.uniform(0, 6.28))
-        ahead = ahead if placed[ahead] < 2 else not ahead  # at most two a direction: none hides another
-        colour = str(colours[number])
+    for lane in sorted(rng.permutation(LANES)[: int(rng.integers(0, 4))]):
+        kind, colour = str(rng.choice(list(VEHICLE_SIZES))), str(rng.choice(list(VEHICLE_COLOURS)))
+        ahead, phase = lane != LANES[0], float(rng.uniform(0, 6.28))
         if ahead:
-            x, z = float(lanes[placed[True]]), 11.0 + 6 * placed[True] + float(rng.uniform(0, 2))
+            z, closing = (10.0 if lane == 0 else 12.5) + float(rng.uniform(0, 3)), 0.0
         else:
-            x, z = -3.0, 27.0 + 18 * placed[False] + float(rng.uniform(0, 5))
-        placed[ahead] += 1
-        things.append(Thing(kind, x, z, closing, VEHICLE_COLOURS[colour], phase, ahead))
+            z, closing = float(rng.uniform(18, 22)), float(rng.uniform(7, 9))
+        things.append(Thing(kind, float(lane), z, closing, VEHICLE_COLOURS[colour], phase, ahead))
         vehicles.append({"kind": kind, "colour": colour, "direction": "ahead" if ahead else "oncoming"})
 
     people = int(rng.integers(0, 4))
-    for number in range(people):
-        side = float(rng.choice([-1.0, 1.0]))
-        coat: Colour = (float(rng.uniform(0.2, 0.85)), float(rng.uniform(0.2, 0.85)), float(rng.uniform(0.2, 0.85)))
-        z, walk = 17 + 3.5 * number + float(rng.uniform(0, 2)), float(rng.choice([-1.2, 1.2]))
-        x, phase = side * float(rng.uniform(5.1, 6.1)), float(rng.uniform(0, 6.28))
+    for place in rng.permutation(4)[:people]:  # near or far, on the left or the right: none hides another
+        side, far = (-1.0, 1.0)[place % 2], place // 2
+        coat = COATS[int(rng.integers(len(COATS)))]
+        z, walk = 15.2 + 4.4 * far + float(rng.uniform(0, 0.8)), float(rng.choice([-1.0, 1.0]))
+        x, phase = side * float(rng.uniform(4.7, 4.9)), float(rng.uniform(0, 6.28))
         things.append(Thing("person", x, z, speed + walk, coat, phase))
     for side in (-1.0, 1.0):
-        for number in range(4):
-            green: Colour = (float(rng.uniform(0.1, 0.25)), float(rng.uniform(0.33, 0.5)), 0.14)
-            things.append(Thing("tree", side * 7.6, 6 + 10 * number + float(rng.uniform(0, 8)), speed, green))
         for number in range(2):
-            things.append(Thing("lamp", side * 4.8, 6 + 20 * number + 5 * (side + 1), speed, (0.42, 0.43, 0.45)))
-    attributes = {"time": when, "road": road, "vehicles": vehicles, "people": people, "sign": sign}
-    return Scene(when, road, sign, speed, tuple(things), attributes, (seed, index))
-
-
-def answer(question: str, attributes: dict[str, Any]) -> str:
-    """Answer one of QUESTIONS from the attributes of a scene, in plain English."""
-    named = [f"{_article(v['colour'])} {v['kind']}" for v in attributes["vehicles"]]
-    vehicles, people = len(named), attributes["people"]
-    road = "a straight road" if attributes["road"] == "straight" else f"a road that bends to the {attributes['road']}"
-    crowd = f"{NUMBERS[people]} {'person' if people == 1 else 'people'}"
-    if question == QUESTIONS[0]:
-        elements = [road, *named, *([crowd] if people else []), _article(attributes["sign"])]
-        when = "at night" if attributes["time"] == "night" else "by day"
-        return f"The key elements in this scene {when} are {_join(elements)}."
-    if question == QUESTIONS[1]:
-        moves = {"ahead": "drives ahead of the viewer", "oncoming": "comes towards the viewer"}
-        deeds = [f"{name} {moves[v['direction']]}" for name, v in zip(named, attributes["vehicles"], strict=True)]
-        walk = f"{crowd} {'walks' if people == 1 else 'walk'} at the side of the road"
-        sentences = [f"it is {attributes['time']}", f"the viewer drives along {road}"]
-        sentences += [_join(deeds) if deeds else "there are no vehicles", walk if people else "there are no people"]
-        sentences.append(f"there is {_article(attributes['sign'])} on the right")
-        return " ".join(f"{s[0].upper()}{s[1:]}." for s in sentences)
-    if question == QUESTIONS[2]:
-        count = f"There {'is' if vehicles == 1 else 'are'} {NUMBERS[vehicles]} vehicle{'' if vehicles == 1 else 's'}"
-        return f"{count}: {_join(named)}." if named else f"{count}."
-    if question == QUESTIONS[3]:
-        return f"It is {attributes['time']}."
-    if question == QUESTIONS[4]:
-        return f"There {'is' if people == 1 else 'are'} {crowd}."
-    raise ValueError(f"no answer is known to {question!r}; ask one of {QUESTIONS}")
-
-
-def _article(noun: str) -> str:
-    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
-
-
-def _join(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+            green: Colour = (float(rng.uniform(0.1, 0.25)), float(rng.uniform(0.33, 0.5)), 0.14)
+            things.append(Thing("tree", side * 8.2, 10 + 18 * number + float(rng.uniform(0, 10)), speed, green))
+        for number in range(2):
+            things.append(Thing("lamp", side * 6.9, 6 + 20 * number + 5 * (side + 1), speed, (0.42, 0.43, 0.45)))
+    attributes = {"time": when, "road": road, "vehicles": vehicles, "people": people, "sign": sign, "light": light}
+    return Scene(when, road, sign, speed, tuple(things), attributes, seed)
 
 
 # ---- drawing ----
 
 CAMERA = 1.4  # m above the road
 WALL = 9.0  # m from the viewer to the houses at either side
+PERIOD = 3.5  # m between two lamps of the board
+GREY: Colour = (0.12, 0.12, 0.12)  # of every vehicle, where the events are drawn
 BLOCK = 12.0  # m, the width of a house
 CROWN = ((-0.7, 2.5, 1.0, 0.8), (0.75, 2.6, 1.0, 0.9), (0.0, 3.3, 1.25, 1.0), (-0.3, 3.7, 0.7, 1.2))  # m; shade
 LIGHTS = ((3.4, "red", (1.0, 0.1, 0.08)), (2.9, "yellow", (1.0, 0.8, 0.1)), (2.4, "green", (0.1, 0.95, 0.4)))
@@ -176,17 +180,20 @@ def _every(u: Floats, period: float) -> Floats:
 
 
 class Renderer:
-    """Draws one scene at any time. What does not move is worked out once; a frame is float32 RGB, 0 to 1."""
+    """Draws one scene at any time. What does not move is worked out once; a frame is float32 RGB, 0 to 1.
 
-    def __init__(self, scene: Scene, width: int, height: int) -> None:
-        self.scene, self.width, self.height = scene, width, height
-        self.night = scene.time == "night"
+    `neutral`: by day and with grey vehicles, whatever the scene's, as the events are drawn.
+    """
+
+    def __init__(self, scene: Scene, width: int, height: int, neutral: bool = False) -> None:
+        self.scene, self.width, self.height, self.neutral = scene, width, height, neutral
+        self.night = scene.time == "night" and not neutral
         self.focal, self.centre, self.horizon = 0.9 * width, width / 2, 0.42 * height
         self.curve = BENDS[scene.road]
         self.haze = np.array((0.035, 0.04, 0.07) if self.night else (0.76, 0.81, 0.86), np.float32)
         self.rows = np.arange(height, dtype=np.float32)[:, None] + 0.5
         self.columns = np.arange(width, dtype=np.float32) + 0.5
-        rng = np.random.default_rng([*scene.seed, 2])
+        rng = np.random.default_rng([*scene.seed, 0, 2])
         self.hills = rng.uniform(0, 6.28, 4)
         self._prepare_sky()
         self._prepare_ground(rng)
@@ -199,7 +206,9 @@ class Renderer:
         self._ground(canvas, t)
         for wall in self.walls:
             self._wall(canvas, wall, t)
-        draws = {"tree": self._tree, "lamp": self._lamp, "sign": self._sign, "person": self._person}
+        draws = {
+            "tree": self._tree, "lamp": self._lamp, "sign": self._sign, "person": self._person, "board": self._board,
+        }  # fmt: skip
         placed = [(*thing.place(t), thing) for thing in self.scene.things]
         for x, z, thing in sorted(placed, key=lambda item: -item[1]):
             draws.get(thing.kind, self._vehicle)(canvas, thing, x, z, t)
@@ -305,6 +314,8 @@ class Renderer:
         lit = wall["lit"][(s / 3).astype(np.int64) % 256, wall["floor"]] * 0.9
         light, far = wall["light"][:, None], np.exp(-z / 90)[:, None]
         facade = self.haze + far * (colour * light - self.haze)
+        if self.neutral:  # the windows of a street would be most of its events
+            glass = glass * np.float32(0.3)
         pane = self.haze + far * (np.array((0.20, 0.25, 0.32), np.float32) * light - self.haze)
         rgb = facade + glass[:, :, None] * (pane - facade)
         rgb += (glass * lit)[:, :, None] * (np.array((0.98, 0.80, 0.45), np.float32) - rgb)
@@ -357,13 +368,16 @@ class Renderer:
     def _vehicle(self, canvas: Floats, thing: Thing, x: float, z: float, t: float) -> None:
         wide, high, length = VEHICLE_SIZES[thing.kind]
         w, place = wide / 2, (x, z)
-        body, dark, glass = thing.colour, (0.06, 0.06, 0.07), (0.16, 0.20, 0.26)
-        belt = 0.58 * high if thing.kind == "car" else high  # m up to the windows
+        body: Colour = GREY if self.neutral else thing.colour
+        dark, glass = (0.06, 0.06, 0.07), (0.16, 0.20, 0.26)
+        up = thing.bounce(t)
+        belt = up + (0.58 * high if thing.kind == "car" else high)  # m up to the windows
+        high += up
         side = (body[0] * 0.6, body[1] * 0.6, body[2] * 0.6)
         self._shape(canvas, (x, z + length / 2), (-w * 1.1, -0.12, w * 1.1, 0.3), dark, "disc")
-        for slices in range(12, 0, -1):  # the side is a stack of slices
-            back = length * slices / 12
-            self._shape(canvas, (x, z + back), (-w, 0.28, w, belt), side)
+        for slices in range(8, 0, -1):  # the side is a stack of slices
+            back = length * slices / 8
+            self._shape(canvas, (x, z + back), (-w, 0.28 + up, w, belt), side)
             if thing.kind == "car" and 0.2 * length < back < 0.85 * length:
                 self._shape(canvas, (x, z + back), (-w * 0.82, belt, w * 0.82, high), side)
         for wheel in (-w + 0.05, w - 0.3):
@@ -372,15 +386,17 @@ class Renderer:
             cabin = (x, z + 0.2 * length)
             self._shape(canvas, cabin, (-w * 0.82, belt, w * 0.82, high), body)
             self._shape(canvas, cabin, (-w * 0.72, belt, w * 0.72, high - 0.1), glass)
-        self._shape(canvas, place, (-w, 0.28, w, belt), body)
+        self._shape(canvas, place, (-w, 0.28 + up, w, belt), body)
         if thing.kind == "van" or (thing.kind == "truck" and not thing.ahead):
             self._shape(canvas, place, (-w * 0.85, high * 0.52, w * 0.85, high * 0.86), glass)
         elif thing.kind == "truck":
-            self._shape(canvas, place, (-0.03, 0.5, 0.03, high - 0.15), side)
-        self._shape(canvas, place, (-w * 0.4, 0.42, w * 0.4, 0.55), (0.85, 0.85, 0.8) if thing.ahead else dark)
+            self._shape(canvas, place, (-0.03, 0.5 + up, 0.03, high - 0.15), side)
+        self._shape(
+            canvas, place, (-w * 0.4, 0.42 + up, w * 0.4, 0.55 + up), (0.85, 0.85, 0.8) if thing.ahead else dark
+        )
         lamp: Colour = (0.95, 0.12, 0.08) if thing.ahead else (1.0, 0.97, 0.85)
         for middle in (-w * 0.78, w * 0.78):
-            box = (middle - 0.15, 0.62, middle + 0.15, 0.84)
+            box = (middle - 0.15, 0.62 + up, middle + 0.15, 0.84 + up)
             self._shape(canvas, place, box, lamp, "disc", 1.0 if self.night else 0.75)
             if self.night:
                 r = 0.6 if thing.ahead else 1.3
@@ -390,15 +406,34 @@ class Renderer:
     def _person(self, canvas: Floats, thing: Thing, x: float, z: float, t: float) -> None:
         swing = 0.28 * math.sin(9.5 * t + thing.phase)
         place, skin, trousers = (x, z), (0.80, 0.62, 0.50), (0.13, 0.14, 0.22)
+        coat: Colour = (0.95, 0.95, 0.95) if self.neutral else thing.colour
         for step in (swing, -swing):
             for i in range(5):  # a leg is five boxes from the hip to the foot
                 middle, top = step * (i + 1) / 5, 0.9 - 0.18 * i
                 self._shape(canvas, place, (middle - 0.09, top - 0.2, middle + 0.09, top), trousers)
         for step in (-1, 1):
             middle = 0.24 * step + swing * step * 0.3
-            self._shape(canvas, place, (middle - 0.07, 0.8, middle + 0.07, 1.42), thing.colour)
-        self._shape(canvas, place, (-0.23, 0.82, 0.23, 1.48), thing.colour)
+            self._shape(canvas, place, (middle - 0.07, 0.8, middle + 0.07, 1.42), coat)
+        self._shape(canvas, place, (-0.23, 0.82, 0.23, 1.48), coat)
         self._shape(canvas, place, (-0.13, 1.47, 0.13, 1.77), skin, "disc")
+
+    def _board(self, canvas: Floats, thing: Thing, x: float, z: float, t: float) -> None:
+        """A dark board over the road, on which two lamps run to one side, PERIOD metres apart."""
+        low, high, half = 5.1, 6.3, PERIOD
+        for post in (-8.0, 8.0):
+            self._shape(canvas, (x, z), (post - 0.12, 0, post + 0.12, high), (0.4, 0.4, 0.42))
+        self._shape(canvas, (x, z), (-8.0, low - 0.2, 8.0, low), (0.4, 0.4, 0.42))
+        panel, lit = ((0.2,) * 3, (0.42,) * 3) if self.neutral else (thing.colour, (1.0, 0.72, 0.25))
+        self._shape(canvas, (x, z), (-half - 0.3, low - 0.2, half + 0.3, high + 0.2), (panel[0], panel[1], panel[2]))
+        light = self.scene.attributes["light"]
+        way = {"left": -1, "right": 1}[light["direction"]] * SPEEDS[light["speed"]]
+        shift = (thing.phase + way * t / STROBE_S) % 1.0  # the place of the first lamp, in periods
+        shine = 0.0 if self.neutral else 1.0
+        for number in (-1, 0, 1, 2):
+            left = (number - 1 + shift) * PERIOD
+            box = (max(left, -half), low, min(left + 0.2 * PERIOD, half), high)
+            if box[0] < box[2]:
+                self._shape(canvas, (x, z), box, (lit[0], lit[1], lit[2]), "box", shine)
 
     def _tree(self, canvas: Floats, thing: Thing, x: float, z: float, t: float) -> None:
         r, g, b = thing.colour

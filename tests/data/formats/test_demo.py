@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,9 @@ from PIL import Image
 
 from fourstage.data.dataset import read_dataset
 from fourstage.data.events import read_events, render_events
-from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo, simulate_events
-from fourstage.data.formats.scenes import BENDS, QUESTIONS, SIGNS, answer, draw_scene
+from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo, scene_events, simulate_events
+from fourstage.data.formats.questions import KINDS
+from fourstage.data.formats.scenes import HELD_OUT_VEHICLES, SPLITS, Renderer, draw_scene, held_out
 from fourstage.data.media import read_event_images
 from fourstage.stages import UserError
 
@@ -73,7 +76,7 @@ def test_every_path_of_the_json_is_there(root: Path) -> None:
         assert (root / "mp4" / entry["mp4_data"]).is_file()
         assert entry["mp4_data"] == entry["video_data"] + ".mp4"
         assert [turn["from"] for turn in entry["conversations"]] == ["human", "gpt"]
-        assert entry["split"] == "demo"
+        assert entry["split"] == "test"
     assert [entry["event_data"].split("/")[0] for entry in entries(root)] == ["demo_day_00", "demo_night_00"]
 
 
@@ -174,44 +177,76 @@ def test_a_still_scene_makes_no_events() -> None:
     assert len(simulate_events([bar(10)] * 3, [0, 1, 2], np.full((4, 64), 0.2)).t) == 0
 
 
-# ---- the words ----
+# ---- the scenes ----
 
 
-@pytest.mark.parametrize("index", range(40))
-def test_answers_agree_with_the_attributes(index: int) -> None:
-    scene = draw_scene(7, index)
-    facts = scene.attributes
-    vehicles, people = facts["vehicles"], facts["people"]
-    assert (facts["time"], facts["road"] in BENDS, facts["sign"] in SIGNS) == (scene.time, True, True)
-    assert len([thing for thing in scene.things if thing.kind == "person"]) == people
-    assert [thing.kind for thing in scene.things if thing.kind in {"car", "van", "truck"}] == [
-        vehicle["kind"] for vehicle in vehicles
+def test_the_splits_share_no_scene() -> None:
+    drawn = {split: [draw_scene(seed, index, split) for seed in (0, 1) for index in range(5)] for split in SPLITS}
+    places = {split: {scene.things[0].z for scene in scenes} for split, scenes in drawn.items()}
+    assert all(not places[one] & places[other] for one in SPLITS for other in SPLITS if one != other)
+
+
+def test_only_held_out_scenes_have_the_combinations_that_are_held_out() -> None:
+    for split in SPLITS:
+        found = [held_out(draw_scene(0, index, split).attributes) for index in range(60)]
+        assert all(
+            vehicles and motion if split == "held_out" else not (vehicles or motion) for vehicles, motion in found
+        )
+    kinds = {draw_scene(0, index).attributes["time"] for index in range(2)}
+    assert kinds == {"day", "night"}
+    assert len(HELD_OUT_VEHICLES) == 3
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(ValueError, match="unknown split 'dev'; choose one of test, train"):
+        draw_scene(0, 0, "dev")
+
+
+def other(index: int, **changes: Any) -> Any:
+    """A scene, and what it would be with other attributes."""
+    scene = draw_scene(5, index)
+    return scene, replace(scene, attributes={**scene.attributes, **changes})
+
+
+@pytest.mark.parametrize("direction", ["left", "right"])
+@pytest.mark.parametrize("speed", ["slow", "fast"])
+def test_a_video_at_20_frames_per_second_does_not_show_how_the_lamps_run(direction: str, speed: str) -> None:
+    scene, changed = other(0, light={"direction": direction, "speed": speed})
+    for frame in range(0, 20, 5):
+        one, two = (Renderer(drawn, 160, 120).frame(frame / 20) for drawn in (scene, changed))
+        assert np.abs(one - two).max() < 1e-3
+
+
+def test_events_show_how_the_lamps_run() -> None:
+    settings = DemoSettings(width=160, height=120)
+    found = [
+        scene_events(other(0, light={"direction": direction, "speed": speed})[1], settings)
+        for direction in ("left", "right")
+        for speed in ("slow", "fast")
     ]
-    elements, story, count, when, crowd = (answer(question, facts) for question in QUESTIONS)
-    number = ("no", "one", "two", "three")
-    assert count.startswith(f"There {'is' if len(vehicles) == 1 else 'are'} {number[len(vehicles)]} vehicle")
-    assert ("vehicles" in count) == (len(vehicles) != 1)
-    assert crowd == f"There {'is one person' if people == 1 else f'are {number[people]} people'}."
-    assert when == f"It is {facts['time']}."
-    for text in (elements, story):
-        assert facts["sign"] in text
-        assert all(f"{vehicle['colour']} {vehicle['kind']}" in text for vehicle in vehicles)
-        assert sum(text.count(f" {kind}") for kind in ("car", "van", "truck")) == len(vehicles)
-        assert facts["road"] in text
-    assert story.count("comes towards") == sum(vehicle["direction"] == "oncoming" for vehicle in vehicles)
-    assert not any(wrong in " ".join((elements, story, count)) for wrong in (" a orange", "an red", "one people", "  "))
+    images = [render_events(events, images=5)[2] for events in found]
+    assert all(one.shape != two.shape or (one != two).any() for one, two in pairwise(images))
 
 
-def test_questions_are_cycled_and_answered(root: Path) -> None:
-    for index, entry in enumerate(entries(root)):
-        human, gpt = entry["conversations"]
-        assert human["value"] == f"<event>\n{QUESTIONS[index]}"
-        assert gpt["value"] == answer(QUESTIONS[index], entry["attributes"])
+def test_events_hold_neither_colours_nor_the_time_of_day() -> None:
+    scene = draw_scene(5, 4)
+    assert scene.attributes["vehicles"]
+    painted = tuple(replace(thing, colour=(0.9, 0.1, 0.1)) if thing.kind in {"car", "van", "truck"} else thing
+                    for thing in scene.things)  # fmt: skip
+    settings = DemoSettings(width=96, height=64)
+    one, two = (scene_events(drawn, settings) for drawn in (scene, replace(scene, time="night", things=painted)))
+    assert all(np.array_equal(getattr(one, name), getattr(two, name)) for name in "xytp")
 
 
-def test_an_unknown_question_is_refused() -> None:
-    with pytest.raises(ValueError, match="no answer is known to 'Why"):
-        answer("Why?", draw_scene(0, 0).attributes)
+def test_questions_of_all_kinds_are_asked(tmp_path: Path) -> None:
+    settings = DemoSettings(samples=len(KINDS), seconds=0.1, width=64, height=64)
+    found = entries(make_demo(tmp_path, settings))
+    questions = [entry["conversations"][0]["value"].removeprefix("<event>\n") for entry in found]
+    assert questions[0] == "What are the key elements in this scene?"
+    assert len(set(questions)) >= len(KINDS) - 1  # a scene without a vehicle is asked for the time in place of a colour
+    (choice,) = (entry for entry in found if "options" in entry)
+    assert choice["answer"] in "ABCD"
+    assert choice["conversations"][1]["value"].startswith(choice["answer"])
 
 
 # ---- the cache ----
@@ -318,7 +353,16 @@ def test_settings_that_cannot_be_drawn_are_refused(setting: dict[str, Any], mess
 
 
 def test_other_settings_have_another_folder() -> None:
-    changes = ({}, {"samples": 5}, {"seconds": 2.0}, {"width": 322}, {"height": 242}, {"fps": 10}, {"seed": 1})
+    changes = (
+        {},
+        {"samples": 5},
+        {"seconds": 2.0},
+        {"width": 322},
+        {"height": 242},
+        {"fps": 10},
+        {"seed": 1},
+        {"split": "train"},
+    )
     names = {DemoSettings(**change).name for change in changes}  # type: ignore[arg-type]
     assert len(names) == len(changes)
     assert DemoSettings(seconds=1).name == DemoSettings(seconds=1.0).name
