@@ -166,6 +166,7 @@ def _record(
     prepared: Prepared, folder: RunFolder, measurement: Measurement | Replicates | None, outcome: Outcome
 ) -> None:
     """Everything that a run leaves, after the measurement, into its folder and on the screen."""
+    from fourstage.comparison.floors import in_words, processes
     from fourstage.config.compose import as_yaml
     from fourstage.records.columns import Columns
     from fourstage.records.table import RecordFile
@@ -193,6 +194,8 @@ def _record(
         prepared.name, folder.state.run_id or "not in the store yet", outcome.status, file, columns, checks,
         figures, config.tracking.uri,
     )  # fmt: skip
+    if floors := processes(columns).floors:
+        print(f"{len(set(columns.replicate.tolist()))} processes: {in_words(floors)}", flush=True)
 
 
 def _metrics(columns: Columns, file: RecordFile) -> dict[str, float]:
