@@ -194,8 +194,9 @@ def _record(
         prepared.name, folder.state.run_id or "not in the store yet", outcome.status, file, columns, checks,
         figures, config.tracking.uri,
     )  # fmt: skip
-    if floors := processes(columns).floors:
-        print(f"{len(set(columns.replicate.tolist()))} processes: {in_words(floors)}", flush=True)
+    count = len(set(columns.replicate.tolist()))
+    if count > 2 and (floors := processes(columns).floors):  # of two, the bound says little
+        print(f"{count} processes: {in_words(floors)}", flush=True)
 
 
 def _metrics(columns: Columns, file: RecordFile) -> dict[str, float]:

@@ -37,6 +37,7 @@ def test_aa_prints_the_floor_and_plan_plans_with_it(
     shown = capsys.readouterr().out
     assert re.search(r"on this machine, two processes of the same configuration differ by up to .* % in total", shown)
     assert "(3 processes)" in shown
+    assert "3 processes: two processes of the same configuration differ by up to" in shown  # as every such run says
     (run,) = find_runs(store)
     assert (run.params["replicates"], run.tags["fourstage.replicates"]) == ("3", "3")
     assert main(["plan", "effect=0.5", *words]) == 0

@@ -134,6 +134,23 @@ def test_sync_ends_a_run_whose_process_died_with_what_it_had(
     assert run_records(store, run.run_id) == RECORDS[:2]
 
 
+def test_sync_sends_what_the_replicates_of_a_dead_run_had(store: Destination, tmp_path: Path) -> None:
+    made = RunFolder.begin(tmp_path / "0", store, "replicated", {"seed": 1}, {}, traces=0)
+    announce(made)
+    for number, count in ((0, 2), (1, 1)):  # the second was measuring
+        own = RunFolder.begin(made.replicate(number), store, f"replicate {number}", {}, {}, traces=0, delivered=True)
+        journal = Journal(own.journal)
+        for position, record in enumerate(RECORDS[:count]):
+            journal.append(replace(record, position=position, replicate=number))
+        journal.close()
+    made.change(process=replace(Process.this(), started_unix_s=1.0))
+    assert sync([f"folder={tmp_path}"]) == 0
+    (run,) = find_runs(store, "attributes.run_name = 'replicated'")
+    assert run.status == "KILLED"
+    assert [(r.position, r.replicate) for r in run_records(store, run.run_id)] == [(0, 0), (1, 0), (2, 1)]
+    assert not find_runs(store, "attributes.run_name LIKE 'replicate %'")  # a replicate is no run of its own
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [(["folder=nowhere"], "no folder nowhere"), (["foldr=x"], "did you mean 'folder'?"), (["x"], "expected key=value")],
