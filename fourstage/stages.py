@@ -10,7 +10,7 @@ This module knows nobody: it imports torch for types only and nothing else of fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -76,6 +76,11 @@ class Media:
     bytes_read: int  # size of the files behind it
     notes: tuple[str, ...] = ()  # what a reader of the record should know, e.g. repeated frames
     fill: Fill | None = None  # where they came from the cache
+    recheck: Callable[[], tuple[str, ...]] | None = None  # gives further notes; its work is not the stage's
+
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes with those of `recheck`, which may decode the files once more: never call it in a timed region."""
+        return (*self.notes, *(self.recheck() if self.recheck else ()))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Leaves out everything inside a frame, which is for the decoder. FFmpeg's demuxers read on past a missing end or
 a damaged middle without a word, so the boxes (MP4), elements (Matroska) and chunks (AVI) are walked here: the
-headers only, a few bytes each.
+headers only, a few bytes each, and of an MP4 the tables of its samples.
 
     check_whole(Path("clip.mkv"))  # raises SampleError where the file is cut short or its structure is damaged
 """
@@ -22,6 +22,12 @@ _BOXES = (
     b"ftyp moov moof mdat mfra free skip wide uuid meta styp sidx ssix prft emsg pdin pnot udta PICT junk"
 ).split()
 _BOXES.append(b"jP  ")  # Motion JPEG 2000 begins with it
+
+# boxes that hold boxes, down to the tables of samples
+_NESTS = (b"moov", b"trak", b"edts", b"mdia", b"minf", b"stbl", b"moof", b"traf")
+# tables of samples whose count follows the version and the flags: bytes of an entry
+_TABLES = {b"stts": 8, b"ctts": 8, b"stsc": 12, b"stco": 4, b"co64": 8, b"stss": 4}
+_INDEX_BYTES = 64 * 1024**2  # of a moov or moof that is looked into: that of a day's video is smaller
 
 # Matroska's element ids (RFC 9559)
 _SEGMENT, _INFO, _CLUSTER, _GROUP = 0x18538067, 0x1549A966, 0x1F43B675, 0xA0
@@ -88,6 +94,8 @@ def _walk_boxes(path: Path, read: _Read, size: int) -> None:
             if number is not None and now > number:
                 steps.add(now - number)
             number = now
+        if kind in (b"moov", b"moof") and length <= _INDEX_BYTES:
+            _check_tables(path, memoryview(read(at, length)), at)
         found.add(kind)
         at, count = at + length, count + 1
         if count > _MOST:
@@ -96,6 +104,46 @@ def _walk_boxes(path: Path, read: _Read, size: int) -> None:
         raise SampleError(f"{path} is truncated or damaged: its index (the moov box) is missing; copy it again")
     if len(steps) > 1:
         raise SampleError(f"{path} has a gap: some of its numbered fragments are missing; copy it again")
+
+
+def _check_tables(path: Path, box: memoryview, at: int) -> None:
+    """Raise SampleError where a table of samples, in this box or one within, counts more entries than it has bytes
+    for: demuxers read such a table in part, each in its own way (ISO/IEC 14496-12, 8.6 to 8.8)."""
+    start = 8
+    while start + 8 <= len(box):
+        length, kind = int.from_bytes(box[start : start + 4], "big"), bytes(box[start + 4 : start + 8])
+        if length < 8 or start + length > len(box):  # no box, or its size is given elsewhere
+            if kind in _NESTS or kind in _TABLES or kind in (b"stsz", b"stz2", b"trun"):
+                raise SampleError(f"{path} is damaged at byte {at + start}: a box exceeds its parent; copy it again")
+            return
+        inner = box[start : start + length]
+        if kind in _NESTS:
+            _check_tables(path, inner, at + start)
+        elif (needed := _table_bytes(kind, inner[8:])) > length - 8:
+            raise SampleError(
+                f"{path} is damaged at byte {at + start}: its table {kind.decode()} has {length - 8} bytes, "
+                f"its entries need {needed}; copy it again"
+            )
+        start += length
+
+
+def _table_bytes(kind: bytes, body: memoryview) -> int:
+    """Bytes that the entries which a table counts take together, with its head; 0 for what is no table."""
+
+    def number(at: int, size: int = 4) -> int:
+        return int.from_bytes(body[at : at + size], "big")
+
+    if kind in _TABLES:
+        return 8 + number(4) * _TABLES[kind]
+    if kind == b"stsz":  # a size for all, or one each
+        return 12 + (0 if number(4) else 4 * number(8))
+    if kind == b"stz2":
+        return 12 + (number(7, 1) * number(8) + 7) // 8
+    if kind == b"trun":
+        flags = number(1, 3)
+        entry = 4 * sum(bool(flags & bit) for bit in (0x100, 0x200, 0x400, 0x800))
+        return 8 + 4 * bool(flags & 0x1) + 4 * bool(flags & 0x4) + number(4) * entry
+    return 0
 
 
 def _walk_chunks(path: Path, read: _Read, size: int) -> None:

@@ -38,6 +38,7 @@ MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK")  # PIL's modes of 8 b
 PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 ORIENTATION = 0x0112  # EXIF's tag: 1 is upright
 
+MOST_SEGMENTS = 64  # of a JPEG, before its scan
 MODEL_SIDE = 336  # pixels: models resize the shorter side to this or less
 DECODER_BYTES = 11  # a pixel, while PIL decodes it: 4 as stored, 4 converted, 3 copied out
 
@@ -140,13 +141,34 @@ def _files_of(folder: Path, suffixes: tuple[str, ...]) -> list[str]:
 
 
 def _size(file: IO[bytes]) -> tuple[int, int]:
-    """Width and height by the header: a PNG's first chunk (PNG specification, 11.2.2), else PIL, which takes longer."""
+    """Width and height by the header: a PNG's first chunk (PNG specification, 11.2.2), a JPEG's frame header; where
+    these are not plain PIL looks for them, which takes longer."""
     start = file.read(33)
     if len(start) == 33 and start.startswith(PNG_MAGIC) and zlib.crc32(start[12:29]) == int.from_bytes(start[29:]):
         return int.from_bytes(start[16:20]), int.from_bytes(start[20:24])
+    if start.startswith(b"\xff\xd8\xff") and (size := _jpeg_size(file)) is not None:
+        return size
     file.seek(0)
     with _opened(file) as image:
         return int(image.width), int(image.height)
+
+
+def _jpeg_size(file: IO[bytes]) -> tuple[int, int] | None:
+    """Width and height by the frame header, the last one before the scan; None where no plain segments lead there
+    (ITU-T T.81, B.1 and B.2.2)."""
+    at, found = 2, None
+    for _ in range(MOST_SEGMENTS):
+        file.seek(at)
+        head = file.read(9)
+        if head[:2] == b"\xff\xda":
+            return found
+        length = int.from_bytes(head[2:4], "big")
+        if len(head) < 9 or head[0] != 0xFF or not 0xC0 <= head[1] < 0xFF or 0xD0 <= head[1] <= 0xD9 or length < 2:
+            return None
+        if 0xC0 <= head[1] <= 0xCF and head[1] not in (0xC4, 0xC8, 0xCC):
+            found = int.from_bytes(head[7:9], "big"), int.from_bytes(head[5:7], "big")
+        at += 2 + length
+    return None
 
 
 def _decode(path: Path, max_bytes: int) -> tuple[NDArray[np.uint8], tuple[str, ...]]:

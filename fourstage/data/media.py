@@ -268,6 +268,7 @@ def _mp4_frames(path: Path, frames: int, rule: str, max_bytes: int) -> Media:
         clip_length=clip.length,
         bytes_read=_bytes([path]),
         notes=_repeated(clip.length, frames) + clip.notes,
+        recheck=clip.recheck,
     )
 
 

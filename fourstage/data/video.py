@@ -13,9 +13,10 @@ import math
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,8 @@ _HELD_FRAMES_ELSE = 5
 _KEPT_BYTES = 64 * 1024**2  # of packets, between counting and decoding; a larger file is read twice
 _PACKET_BYTES = 1024  # of memory, about, that each takes beside its data
 _MOST_PIXELS = 2**31 - 1  # a larger max_pixels is ignored
-# of a clip's frames together: below, threads gain little, and where threads decode an error of the last packets is lost
+# of a clip's frames together: below, threads gain little, and where threads decode an error of the last packets is
+# lost; a recheck decodes so much of what follows the last frame chosen
 _SMALL_PIXELS = 16_000_000
 # markers beside stuffing, restarts, and what stands between the scans of a progressive JPEG: tables, lengths, comments
 _NOT_IN_A_SCAN = re.compile(rb"\xff[\x01-\xc3\xc5-\xcf\xd8\xd9\xde\xdf\xf0-\xfd]")
@@ -62,6 +64,7 @@ class Clip:
     indices: tuple[int, ...]  # position of each among the frames that are shown
     length: int  # frames that are shown
     notes: tuple[str, ...] = ()  # what was done to them, or left undone
+    recheck: Callable[[], tuple[str, ...]] | None = None  # gives further notes of damage, by decoding once more
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class _Frames:
     length: int
     notes: tuple[str, ...]
     interlaced: bool = False
+    undecoded: int = 0  # frames after the last one wanted, which the packets promise
 
 
 def frame_indices(total: int, frames: int, rule: str) -> tuple[int, ...]:
@@ -97,8 +101,9 @@ def read_video(path: Path, frames: int, rule: str, max_bytes: int = MAX_SAMPLE_B
     """Decode the frames that `rule` chooses of those that a player shows; repeated positions give the same array.
 
     The display matrix is applied. `max_bytes` bounds the memory of the frames chosen and of those that the
-    decoder holds. Raises SampleError naming the file: missing, no regular file, in another container, truncated,
-    damaged, without video, of several sizes, or above the limit.
+    decoder holds. What only a second decoding can tell is left to `recheck`: a reading is timed. Raises SampleError
+    naming the file: missing, no regular file, in another container, truncated, damaged, without video, of several
+    sizes, or above the limit.
     """
     frame_indices(1, frames, rule)  # a rule that is refused is refused before anything is read
     check_file(path, f"one in {READ}")
@@ -118,8 +123,7 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
     av.logging.set_level(None)  # ffmpeg's messages come back as exceptions; on stderr they would break the screen
     found: _Frames | None = None
     with _open(path, max_bytes) as (container, stream, notes):
-        packets, shown, leading, of_packets = _demux(path, container, stream)
-        notes = (*notes, *of_packets)
+        packets, shown, leading = _demux(path, container, stream)
         length, wanted = len(shown), frame_indices(len(shown), frames, rule)
         frame_a_packet = (codec := _codec(stream)) in _FRAME_A_PACKET
         exact = shown if frame_a_packet and container.format.name != "avi" else None
@@ -147,9 +151,46 @@ def _read(path: Path, frames: int, rule: str, max_bytes: int) -> Clip:
         notes = (*notes, f"{len(shown)} packets give {length} frames: some may be lost")
     if mode == "tolerant":
         notes = (*notes, "the decoder met errors and passed over them: frames may be wrong")
-    elif codec == "vp8" and not _second_decoder_agrees(path, found.images, max_bytes):
-        notes = (*notes, "two decoders of VP8 disagree: frames may be wrong")
-    return Clip(tuple(found.images[index] for index in wanted), wanted, length, (*notes, *found.notes))
+    few = 0 < found.undecoded * stream.width * stream.height < _SMALL_PIXELS
+    recheck = None
+    if mode != "tolerant" and (few or codec in ("vp8", "mjpeg")):
+        recheck = partial(_recheck, path, codec, found.images, length if few else None, max_bytes)
+    return Clip(tuple(found.images[index] for index in wanted), wanted, length, (*notes, *found.notes), recheck)
+
+
+def _recheck(
+    path: Path, codec: str, images: dict[int, NDArray[np.uint8]], length: int | None, max_bytes: int
+) -> tuple[str, ...]:
+    """Notes of damage that takes more than one decoding: whether a second decoder of VP8 gives the same `images`,
+    whether the pictures of MJPEG are whole, and whether as many frames decode as the packets promise, `length`."""
+    notes = []
+    try:
+        if codec == "vp8" and not _second_decoder_agrees(path, images, max_bytes):
+            notes.append("two decoders of VP8 disagree: frames may be wrong")
+        if codec == "mjpeg" and (unsound := _unsound_jpegs(path, max_bytes)):
+            notes.append(f"{unsound} pictures of MJPEG are damaged: frames may be wrong")
+        if length is not None and (count := _decodable(path, max_bytes)) != length:
+            shown = "frames with errors" if count is None else f"{count} frames"
+            notes.append(f"{length} packets give {shown}: some may be lost")
+    except Exception as error:  # whatever the library raises; the frames that were read stay
+        notes.append(f"a second decoding failed ({type(error).__name__}): frames may be wrong")
+    return tuple(notes)
+
+
+def _unsound_jpegs(path: Path, max_bytes: int) -> int:
+    with _open(path, max_bytes) as (container, stream, _):
+        return sum(not _sound_jpeg(bytes(packet)) for packet in container.demux(stream) if packet.size)
+
+
+def _decodable(path: Path, max_bytes: int) -> int | None:
+    """How many frames decode, one packet at a time; None where the decoder objects."""
+    with _open(path, max_bytes) as (container, stream, _):
+        _prepare(path, stream, "serial", 0, max_bytes)
+        try:
+            found = _decode(path, stream, container.demux(stream), (), None, "serial")
+        except SampleError:  # of frames that the reading did not take
+            return None
+    return None if found is None else found.length
 
 
 def _second_decoder_agrees(path: Path, images: dict[int, NDArray[np.uint8]], max_bytes: int) -> bool:
@@ -237,18 +278,17 @@ def _choose_stream(path: Path, container: Any) -> tuple[Any, tuple[str, ...]]:
     return chosen, tuple(notes)
 
 
-def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, list[int | None], int, tuple[str, ...]]:
+def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, list[int | None], int]:
     """The packets of a stream, or None where they are too many bytes to keep; the presentation times of the frames
-    that they promise, ascending; how many of these lead the first key frame, without which they may depend on
-    frames that a cut took away; and notes. Raises SampleError where packets are missing or broken."""
+    that they promise, ascending; and how many of these lead the first key frame, without which they may depend on
+    frames that a cut took away. Raises SampleError where packets are missing or broken."""
     kept: list[Any] | None = []
-    size = broken = unsound = 0
+    size = broken = 0
     shown: list[int | None] = []
     starts: list[int] = []
     first: int | None = None
     end = 0
-    codec = _codec(stream)
-    hides, pictures = codec == "vp8", codec == "mjpeg"
+    hides = _codec(stream) == "vp8"
     for packet in container.demux(stream):
         if not packet.size:
             continue
@@ -258,7 +298,6 @@ def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, l
             if size > _KEPT_BYTES:
                 kept = None
         broken += packet.is_corrupt
-        unsound += pictures and not _sound_jpeg(bytes(packet))
         if packet.pts is not None:
             first = packet.pts if first is None else first
             starts.append(packet.pts)
@@ -278,11 +317,10 @@ def _demux(path: Path, container: Any, stream: Any) -> tuple[list[Any] | None, l
             )
     if not shown:
         raise SampleError(f"{path} has a video stream without frames, expected at least 1; encode it again")
-    notes = (f"{unsound} pictures of MJPEG are damaged: frames may be wrong",) if unsound else ()
     if None in shown:
-        return kept, shown, 0, notes
+        return kept, shown, 0
     times = sorted(time for time in shown if time is not None)
-    return kept, [*times], bisect_left(times, first) if first is not None else 0, notes
+    return kept, [*times], bisect_left(times, first) if first is not None else 0
 
 
 def _sound_jpeg(data: bytes) -> bool:
@@ -296,8 +334,8 @@ def _sound_jpeg(data: bytes) -> bool:
 def _decode(
     path: Path, stream: Any, packets: Iterable[Any], wanted: tuple[int, ...], exact: list[int | None] | None, mode: str
 ) -> _Frames | None:
-    """Decode all packets, or, of a large clip while each frame has the presentation time that `exact` gives it, up to
-    the last one wanted. None where the decoder objects and another mode may not."""
+    """Decode all packets, or, while each frame has the presentation time that `exact` gives it, up to the last one
+    wanted. None where the decoder objects and another mode may not."""
     import av
 
     chosen = set(wanted)
@@ -332,10 +370,8 @@ def _decode(
                 images[count], notes = _upright(frame)
                 interlaced = interlaced or frame.interlaced_frame
             count += 1
-            # a length by packets counts frames that may not decode: the rest is decoded too where it costs little
-            rest = 0 if exact is None else (len(exact) - count) * frame.width * frame.height
-            if exact is not None and len(images) == len(chosen) and (rest == 0 or rest >= _SMALL_PIXELS):
-                return _Frames(images, len(exact), notes, interlaced)
+            if exact is not None and len(images) == len(chosen):
+                return _Frames(images, len(exact), notes, interlaced, len(exact) - count)
     if not count:
         raise SampleError(f"{path} has a video stream that decodes to no frames; encode it again")
     return _Frames(images, count, notes, interlaced)

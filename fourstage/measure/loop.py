@@ -125,7 +125,7 @@ def _record(
         image_indices=media.indices,
         clip_length=media.clip_length,
         bytes_read=media.bytes_read,
-        notes=(*item.sample.notes, *media.notes),
+        notes=(*item.sample.notes, *media.all_notes()),
         total_s=sum(watch.stage_s[stage] for stage in STAGES) / size,
         end_to_end_s=batch.end_to_end_s / size,
         prefill_s=watch.token_at[0] - watch.stage_at["decode"],

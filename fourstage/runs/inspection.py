@@ -189,7 +189,7 @@ def _describe(
     counts = {
         "source": f"{media.source}, {media.bytes_read:,} bytes on disk, {media.clip_length} in the clip",
         "images": f"{len(media.images)} (numbers {', '.join(map(str, media.indices))})",
-        **({"notes": "; ".join(media.notes)} if media.notes else {}),
+        **({"notes": "; ".join(notes)} if (notes := media.all_notes()) else {}),
         "patches per image": str(pipeline.patches_per_image),
         "visual tokens": str(len(visual)),
         "text tokens": str(generation.text_tokens[0]),

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from fourstage.data.events import Events, read_events, render_events
 from fourstage.stages import SampleError, UserError
+from tests.faults.media import mutated
 
 DTYPES = {"x": "u2", "y": "u2", "t": "i8", "p": "u1"}
 
@@ -326,16 +327,7 @@ def test_mutated_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> N
         seeds.append(save_pickle(tmp_path / "pickle.npy", stream).read_bytes())
     read = 0
     for i in range(300):
-        content = bytearray(seeds[i % len(seeds)])
-        for _ in range(rng.randint(1, 3)):
-            place = rng.randrange(len(content))
-            if rng.random() < 0.2:
-                del content[place : place + rng.randint(1, 30)]
-            elif rng.random() < 0.2:
-                content[place:place] = content[rng.randrange(len(content)) :][: rng.randint(1, 30)]
-            else:
-                content[place] = rng.randrange(256)
-        (tmp_path / "mutated.npy").write_bytes(content)
+        (tmp_path / "mutated.npy").write_bytes(mutated(seeds[i % len(seeds)], rng))
         with contextlib.suppress(SampleError):
             images = render_events(read_events(tmp_path / "mutated.npy", 10**8), 5, None, 10**8)
             assert [image.ndim for image in images] == [3] * 5

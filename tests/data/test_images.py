@@ -10,6 +10,7 @@ import struct
 import subprocess
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fourstage.data.images import folder_notes, list_images, numbered, read_image, read_images
+from fourstage.data.images import _size, folder_notes, list_images, numbered, read_image, read_images
 from fourstage.stages import SampleError
+from tests.faults.media import mutated
 
 
 def noise(height: int = 12, width: int = 16) -> np.ndarray:
@@ -209,17 +211,9 @@ def test_mutated_images_are_read_or_refused_and_nothing_else(tmp_path: Path) -> 
         seeds.append(file.read_bytes())
     read = 0
     for i in range(200):
-        content = bytearray(seeds[i % len(seeds)])
-        for _ in range(rng.randint(1, 4)):
-            place = rng.randrange(len(content))
-            if rng.random() < 0.3:
-                content[place:place] = content[rng.randrange(len(content)) :][: rng.randint(1, 40)]
-            elif rng.random() < 0.3:
-                del content[place : place + rng.randint(1, 40)]
-            else:
-                content[place] = rng.randrange(256)
+        content = mutated(seeds[i % len(seeds)], rng)
         if content.startswith(b"\x89PNG") and rng.random() < 0.5:  # let some pass the checksums
-            content = bytearray(mended(bytes(content)))
+            content = mended(content)
         path = tmp_path / "mutated.png"
         path.write_bytes(content)
         with contextlib.suppress(SampleError):
@@ -228,6 +222,27 @@ def test_mutated_images_are_read_or_refused_and_nothing_else(tmp_path: Path) -> 
             assert image.ndim == 3
             read += 1
     assert 10 < read < 190
+
+
+@pytest.mark.parametrize(
+    ("mode", "options"),
+    [
+        ("RGB", {}),
+        ("L", {"progressive": True}),
+        ("CMYK", {"icc_profile": bytes(70_000)}),
+        ("RGB", {"comment": b"\xff\xc0\x00\x11\x08"}),
+    ],
+)
+def test_a_jpeg_is_opened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, options: Any) -> None:
+    path, opened = tmp_path / "a.jpg", []
+    Image.fromarray(noise(12, 16)).convert(mode).save(path, **options)
+    open_image = Image.open
+    monkeypatch.setattr(Image, "open", lambda *a, **k: opened.append(a) or open_image(*a, **k))
+    with path.open("rb") as file:
+        assert _size(file) == (16, 12)
+    assert opened == []
+    (image,), _ = read_images([path])
+    assert (image.shape, len(opened)) == ((12, 16, 3), 1)
 
 
 def mended(content: bytes) -> bytes:

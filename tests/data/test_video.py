@@ -173,9 +173,10 @@ def test_no_healthy_clip_raises_a_false_alarm(healthy: dict[str, Path], tmp_path
     clips = [*healthy.values(), *demo.rglob("*.mp4")]
     assert len(clips) > len(healthy)
     for path in clips:
-        clip = read_video(path, 8, "linspace")
-        assert clip.notes == (), path.name
-        assert path.name not in healthy or clip.length == 30, path.name
+        for rule in RULES:
+            clip = read_video(path, 8, rule)
+            assert (clip.notes, clip.recheck and clip.recheck()) in [((), None), ((), ())], path.name
+            assert path.name not in healthy or clip.length == 30, path.name
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -490,6 +491,44 @@ def test_a_hole_in_the_middle_is_found(tmp_path: Path, healthy: dict[str, Path],
     (tmp_path / name).write_bytes(content[:start] + bytes(end - start) * fill + content[end:])
     with pytest.raises(SampleError, match=rf"{name} .*(truncated|damaged|has a gap)"):
         read_video(tmp_path / name, 8, "linspace")
+
+
+@pytest.mark.parametrize("table", ["stts", "ctts", "stsc", "stsz", "stco", "stss", "trun"])
+def test_a_table_of_samples_that_is_larger_than_its_box_is_refused(
+    tmp_path: Path, healthy: dict[str, Path], table: str
+) -> None:
+    name = "h264_fragments.mp4" if table == "trun" else "h264.mp4"
+    content = bytearray(healthy[name].read_bytes())
+    at = content.index(table.encode()) - 4
+    size = int.from_bytes(content[at : at + 4], "big")
+    count = at + (16 if table == "stsz" else 12)
+    (number,) = struct.unpack_from(">I", content, count)
+    for wrong in (number + 1, 2**31):
+        struct.pack_into(">I", content, count, wrong)
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(SampleError, match=rf"damaged at byte {at}: its table {table} has {size - 8} bytes, its"):
+            read_video(tmp_path / name, 8, "linspace")
+    struct.pack_into(">I", content, count, number)
+    struct.pack_into(">I", content, at, size + 2**20)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(SampleError, match=f"damaged at byte {at}: a box exceeds its parent"):
+        read_video(tmp_path / name, 8, "linspace")
+
+
+def test_frames_after_the_last_one_taken_are_decoded_outside_the_reading(
+    tmp_path: Path, healthy: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = healthy["h264_fragments.mp4"].read_bytes()
+    last = content.rindex(b"mdat") + 4
+    end = last - 8 + int.from_bytes(content[last - 8 : last - 4])
+    path = tmp_path / "a.mp4"
+    path.write_bytes(content[: last + 40] + bytes(end - last - 40) + content[end:])
+    clip = read_video(path, 4, "head")
+    assert (clip.notes, clip.indices) == ((), (0, 1, 2, 3))
+    assert clip.recheck is not None
+    assert clip.recheck() == ("30 packets give frames with errors: some may be lost",)
+    path.unlink()
+    assert clip.recheck() == ("a second decoding failed (FileNotFoundError): frames may be wrong",)
 
 
 def test_packets_that_cannot_be_decoded_at_the_end_are_noted_or_refused(

@@ -82,6 +82,13 @@ def huge_number(content: bytes, rng: random.Random) -> bytes:
     return content[:start] + struct.pack(f"{order}I", number) + content[start + 4 :]
 
 
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """Changed at one to three places: bits flipped, bytes put in or taken out."""
+    for _ in range(rng.randint(1, 3)):
+        content = rng.choice((flipped, flipped, inserted, taken_out))(content, rng) if content else content
+    return content
+
+
 BYTES: tuple[Callable[[bytes, random.Random], bytes], ...] = (
     cut, beheaded, flipped, flipped, zeroed, inserted, taken_out, twice, huge_number,
 )  # fmt: skip
