@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,3 +61,8 @@ def sweep(where: Destination, name: str = "night", **children: Any) -> tuple[str
         ids[child] = store(where, child, made, params, own | more, *status)
     parent.end("FINISHED")
     return parent.run_id, ids
+
+
+def in_processes(made: Sequence[SampleRecord], processes: int = 3) -> list[SampleRecord]:
+    """The same samples as measured by several fresh processes, each with the same times."""
+    return [replace(record, replicate=number) for number in range(processes) for record in made]

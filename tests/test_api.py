@@ -46,7 +46,7 @@ def test_a_run_has_metrics_records_and_checks(notebook: list[fourstage.Run]) -> 
 
 def test_two_runs_are_compared_and_show_themselves(notebook: list[fourstage.Run]) -> None:
     found = fourstage.compare(*notebook)
-    assert found.verdict in ("Improved", "Regressed", "Equivalent", "Inconclusive")
+    assert found.verdict in ("Improved", "Regressed", "Equivalent", "Inconclusive", "Not replicated")
     estimate, low, high = found.ratio
     assert low <= estimate <= high or math.isinf(low)
     means = [run.records["total_s"].mean() for run in notebook]

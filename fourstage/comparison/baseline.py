@@ -28,7 +28,7 @@ def choose_baselines(
     Without a named baseline, it is the first run with which any group can be compared. Raises UserError where there
     is none.
     """
-    tried = [i for i, run in enumerate(runs) if named is None or run.run_id == named]
+    tried = [i for i, run in enumerate(runs) if named is None or named in (run.run_id, *run.pooled)]
     reasons: list[str] = []
     for baseline in tried:
         notes: list[str] = []

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from fourstage.comparison.attribution import Attribution, attribute_pairs
+from fourstage.comparison.cells import Cells, cells, sequence_of
 from fourstage.comparison.pairing import QUANTITIES, Pairs, pair_keys, per_key
 from fourstage.comparison.run_data import (
     RunData,
@@ -28,15 +29,18 @@ from fourstage.comparison.run_data import (
     own_memory,
     stage_facts,
 )
-from fourstage.comparison.verdicts import ALPHA, Judgement, Verdict, by_cluster, judge, log_ratios
 from fourstage.records.figures import COMPARISON, PEAK_MEMORY, TOTAL, Figure
 from fourstage.records.units import ratio_in_words
 from fourstage.stages import STAGES
-from fourstage.stats.intervals import Interval, ratio_intervals
+from fourstage.stats.clusters import Ints, numbered
+from fourstage.stats.intervals import Interval
+from fourstage.stats.replicates import Averages, Effect, Floor, effect_of_fits
+from fourstage.stats.variance import fit
+from fourstage.stats.verdicts import ALPHA, CLAIMS, Judgement, Verdict, judge
 
-RESAMPLES, RESAMPLES_OF_MANY, MANY = 2000, 1000, 100  # more than so many runs get fewer
+RESAMPLES, RESAMPLES_OF_MANY, MANY = 2000, 1000, 100  # of attributions; more than so many runs get fewer
 SHOWN_KEYS = 5
-INDEX = [QUANTITIES.index(figure.field) for figure in COMPARISON]  # columns of a PerKey's values
+Floors = Mapping[str, Mapping[str, Floor]]  # run id → a figure's field → the noise floor that its machine is known for
 
 
 @dataclass(frozen=True)
@@ -51,27 +55,53 @@ class Row:
     target_median: float
     baseline_mean: float
     target_mean: float
-    difference: Interval  # of the means, target − baseline
-    ratio: Interval  # of the means, target / baseline
-    verdict: Verdict | None  # None where neither way is better, and where one side was cached
-    p_value: float  # of no difference, corrected over the runs; NaN without verdict
-    detectable_ratio: float  # the smallest slow-down that would have been seen, e.g. 1.013; inf: none
+    difference: Interval  # the baseline's mean x (ratio - 1): it always has the ratio's sign
+    ratio: Interval  # of geometric means, target / baseline; NaN where no sample has one
+    effect: Effect | None  # behind the ratio
+    judgement: Judgement | None  # None where neither way is better, and where one side was cached
+    averages: Averages | None = None  # the ratio by other averages
     baseline_cached: bool = False
     target_cached: bool = False
 
     @property
+    def verdict(self) -> Verdict | None:
+        """What can be claimed; None where nothing is judged."""
+        return self.judgement.verdict if self.judgement else None
+
+    @property
+    def p_value(self) -> float:
+        """Of no difference, corrected; NaN without a judgement."""
+        return self.judgement.p_value if self.judgement else math.nan
+
+    @property
+    def detectable_ratio(self) -> float:
+        """The smallest slow-down that would have been seen, e.g. 1.013; inf: none."""
+        judged = self.judgement
+        return judged.detectable_ratio if judged and judged.effect.replicated else math.inf
+
+    @property
+    def claimed(self) -> bool:
+        """The verdict says that the two differ."""
+        return self.verdict in CLAIMS
+
+    @property
     def detected(self) -> bool:
-        """The intervals of difference and ratio exclude 0 and 1; of very few samples they need not agree."""
-        return not self.difference.contains(0.0) and not self.ratio.contains(1.0)
+        """The interval of the ratio excludes 1."""
+        return math.isfinite(self.ratio.estimate) and not self.ratio.contains(1.0)
 
     @property
     def text(self) -> str:
-        """`1.23x faster`, `125 % more`, `no detectable difference`, `cached in the target`; `unknown` of 0."""
+        """`1.23x faster`, `equal within 2 %`, `not replicated`, `cached in the target`; `unknown` of 0.
+
+        It says what the verdict says; of a figure that is not judged, what the interval shows.
+        """
         if self.baseline_cached != self.target_cached:
             return f"cached in the {'target' if self.target_cached else 'baseline'}"
-        if math.isnan(self.ratio.estimate):
+        if self.effect is None:
             return "unknown"
-        if not math.isfinite(self.ratio.high - self.ratio.low):
+        if self.judgement is not None:
+            return self.judgement.text
+        if not math.isfinite(self.ratio.high):
             return "too few samples to tell"
         if not self.detected and self.ratio.low != self.ratio.high:
             return "no detectable difference"
@@ -104,7 +134,8 @@ class Pairwise:
     baseline_name: str
     target_name: str
     n: int  # keys that succeeded in both
-    clusters: int  # n, or fewer calls of the model where it took batches
+    clusters: int  # video sequences of these, or calls of the model where it took batches
+    replicates: tuple[int, int]  # processes of the baseline and of the target
     only_baseline: Unpaired
     only_target: Unpaired
     failed_baseline: Unpaired  # keys that never succeeded there
@@ -129,6 +160,18 @@ class Pairwise:
         """On the total time."""
         total = self.row(TOTAL.heading)
         return (total and total.verdict) or Verdict.INCONCLUSIVE
+
+    @property
+    def ratio(self) -> float | None:
+        """Of the total; None where it is not known."""
+        total = self.row(TOTAL.heading)
+        return total.effect.ratio if total and total.effect else None
+
+    @property
+    def text(self) -> str:
+        """The total in words."""
+        total = self.row(TOTAL.heading)
+        return total.text if total else "unknown"
 
     @property
     def detectable_ratio(self) -> float:
@@ -158,23 +201,24 @@ class Comparison:
 
 
 def compare(
-    runs: Sequence[RunData], baseline: int = 0, margin: float = 0.02, seed: int = 0, level: float = 0.95
+    runs: Sequence[RunData],
+    baseline: int = 0,
+    margin: float = 0.02,
+    seed: int = 0,
+    level: float = 0.95,
+    floors: Floors | None = None,
 ) -> Comparison:
     """Compare every run with the baseline, and say what can be claimed of each.
 
-    Intervals are paired bootstrap-t's (`paired_interval`) with keys as clusters, or calls where the model took
-    batches; all rows and runs with as many clusters share one set of draws, and a run among more than 100 has
-    1000 resamples instead of 2000.
+    Ratios are of geometric means over the samples that both measured, with two sources of variation in the interval:
+    between processes (a run's replicates) and between video sequences (docs/statistics.md). A side of one process
+    is not replicated, and claims nothing, unless `floors` knows how far processes of its configuration differ. Runs
+    that are invalid claim nothing.
 
-    Verdicts are on the mean log ratio target / baseline of the samples, whose spread between samples cancels
-    (Student's t over clusters, two-sided). Equivalent: it lies within the margin either way, from 1 / (1 + margin) to
-    1 + margin, by two one-sided tests (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15, 1987), be it
-    different or not; else Improved or Regressed by the test of no difference; else Inconclusive. Both tests are
-    at 1 %, after Holm's correction over the runs for each row (Scandinavian Journal of Statistics 6, 1979): at
-    5 %, one of twenty comparisons of a run with itself would claim something. Samples of which one has 0 have no
-    ratio and are left out of the verdict; where both have 0 they are equal.
-
-    `detectable_ratio` is what a test of Bonferroni's level, Holm's first and strictest, finds with 80 % power.
+    Verdicts are at 5 %: of the total after Holm's correction over the runs, of all other figures after that over
+    figures and runs (Scandinavian Journal of Statistics 6, 1979). Equivalent: within the margin either way, from
+    1 / (1 + margin) to 1 + margin, by two one-sided tests (Schuirmann, J. Pharmacokinetics and Biopharmaceutics 15,
+    1987). Samples of which one has 0 of a figure have no ratio, and are left out of its row.
 
     Raises ValueError for fewer than two runs, a baseline that is none of them, a margin or level out of range.
     """
@@ -184,36 +228,35 @@ def compare(
         raise ValueError(f"the baseline is run {baseline} of {len(runs)}; they count from 0")
     if not 0 < margin < 1:
         raise ValueError(f"a margin lies between 0 and 1, not at {margin:g}; 0.02 is 2 %")
+    if not 0 < level < 1:
+        raise ValueError(f"a level lies between 0 and 1, not at {level:g}; 0.95 is 95 %")
     sides = [per_key(run.columns) for run in runs]
+    measured = [cells(run.columns) for run in runs]
     targets = [i for i in range(len(runs)) if i != baseline]
     resamples = RESAMPLES if len(targets) <= MANY else RESAMPLES_OF_MANY
     paired = [pair_keys(sides[baseline], sides[i]) for i in targets]
     caches = [cached_stages(run.params) for run in runs]
-    effects = [_effects(pairs, seed, resamples, level) for pairs in paired]
-    uneven = [set(caches[baseline]) ^ set(caches[i]) for i in targets]
-    for i, rows in zip(targets, effects, strict=True):
-        if not (own_memory(runs[baseline]) and own_memory(runs[i])):
-            rows[COMPARISON.index(PEAK_MEMORY)] = None
-    tested = np.array(
-        [
-            [figure.better != 0 and figure.stage not in odd and effect is not None
-             for figure, effect in zip(COMPARISON, rows, strict=True)]
-            for odd, rows in zip(uneven, effects, strict=True)
-        ]
-    )  # fmt: skip
-    ratios = [
-        log_ratios(pairs.baseline_values[:, INDEX], pairs.target_values[:, INDEX], pairs.clusters) for pairs in paired
-    ]
-    verdicts = judge(ratios, tested, [figure.better for figure in COMPARISON], margin)
-    found = []
-    for i, pairs, rows, odd, judged in zip(targets, paired, effects, uneven, verdicts, strict=True):
+    rows, clusters = [], list[Clusters]()
+    for i, pairs in zip(targets, paired, strict=True):
         one, other = runs[baseline], runs[i]
-        judged_rows = [
-            _row(figure, effect, figure.stage in caches[baseline], figure.stage in caches[i], judgement)
-            for figure, effect, judgement in zip(COMPARISON, rows, judged, strict=True)
-            if effect is not None
-        ]
+        skipped = () if own_memory(one) and own_memory(other) else (PEAK_MEMORY,)
+        both = measured[baseline], measured[i]
+        clusters.append(_clusters(pairs, both, max(sides[baseline].batch_size, sides[i].batch_size)))
+        rows.append(
+            [
+                _row(figure, pairs, both, clusters[-1], margin, level,
+                     _known(floors or {}, figure, one, other), (figure.stage in caches[baseline],
+                                                                figure.stage in caches[i]))
+                if figure not in skipped else None
+                for figure in COMPARISON
+            ]
+        )  # fmt: skip
+    judged = _judged(rows, [runs[baseline].valid and runs[i].valid for i in targets])
+    found = []
+    for i, pairs, of_pair, of_keys in zip(targets, paired, judged, clusters, strict=True):
+        one, other = runs[baseline], runs[i]
         shares = _shares(pairs)
+        odd = tuple(set(caches[baseline]) ^ set(caches[i]))
         found.append(
             Pairwise(
                 baseline_id=one.run_id,
@@ -221,12 +264,13 @@ def compare(
                 baseline_name=one.name,
                 target_name=other.name,
                 n=pairs.n,
-                clusters=int(pairs.clusters.max(initial=-1)) + 1,
+                clusters=len(np.unique(of_keys.codes)),
+                replicates=(processes_of(one), processes_of(other)),
                 only_baseline=_unpaired(pairs.only_baseline),
                 only_target=_unpaired(pairs.only_target),
                 failed_baseline=_unpaired(sides[baseline].failed),
                 failed_target=_unpaired(sides[i].failed),
-                rows=tuple(judged_rows),
+                rows=of_pair,
                 shares=shares,
                 bottleneck_baseline=_bottleneck({share.stage: share.baseline for share in shares}),
                 bottleneck_target=_bottleneck({share.stage: share.target for share in shares}),
@@ -235,7 +279,7 @@ def compare(
                 cached_target=caches[i],
                 cache_fill_baseline_s=cache_fill_s(one),
                 cache_fill_target_s=cache_fill_s(other),
-                attribution=attribute_pairs(pairs, tuple(odd), seed, resamples, level),
+                attribution=attribute_pairs(pairs, odd, seed, resamples, level),
             )
         )
     return Comparison(
@@ -249,6 +293,130 @@ def compare(
         level=level,
         resamples=resamples,
     )
+
+
+def processes_of(run: RunData) -> int:
+    """How many processes measured the run."""
+    return max(len(np.unique(run.columns.measured.done.replicate)), 1)
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """The paired keys: where each is in the cells of both runs, and what it has in common with others."""
+
+    rows: tuple[Ints, Ints]
+    codes: Ints  # of its video sequence; where the model took batches, of the call that it shared
+
+
+def _clusters(pairs: Pairs, both: tuple[Cells, Cells], batch_size: int) -> Clusters:
+    codes = pairs.clusters if batch_size > 1 else numbered([sequence_of(key) for key in pairs.keys])[0]
+    one, other = (np.array([side.place[key] for key in pairs.keys], dtype=np.int64) for side in both)
+    return Clusters((one, other), codes)
+
+
+def _known(floors: Floors, figure: Figure, *runs: RunData) -> Floor | None:
+    """The floor that stands for the sides of one process: the wider one, where both are. None where one is missing."""
+    single = [floors.get(run.run_id, {}).get(figure.field) for run in runs if processes_of(run) == 1]
+    known = [floor for floor in single if floor is not None]
+    return max(known, key=lambda floor: floor.sd) if known and len(known) == len(single) else None
+
+
+def _row(
+    figure: Figure,
+    pairs: Pairs,
+    both: tuple[Cells, Cells],
+    clusters: Clusters,
+    margin: float,
+    level: float,
+    known: Floor | None,
+    cached: tuple[bool, bool],
+) -> Row | None:
+    """A figure before it is judged; None where no pair has it."""
+    column = QUANTITIES.index(figure.field)
+    before, after = pairs.baseline_values[:, column], pairs.target_values[:, column]
+    there = np.isfinite(before) & np.isfinite(after)
+    if not there.any():
+        return None
+    effect = _effect(COMPARISON.index(figure), both, clusters, margin, level, known)
+    means = (float(before[there].mean()), float(after[there].mean()))
+    medians = (float(np.median(before[there])), float(np.median(after[there])))
+    other = None
+    if effect is not None and min(*means, *medians) > 0:
+        other = Averages(effect.ratio, means[1] / means[0], medians[1] / medians[0])
+    ratio = difference = Interval(math.nan, math.nan, math.nan, level, int(there.sum()))
+    if effect is not None and not math.isfinite(effect.half_width):
+        nothing = (-math.inf, math.inf)
+        ratio = Interval(*nothing, effect.ratio, level, effect.samples)
+        difference = Interval(*nothing, means[0] * (effect.ratio - 1), level, effect.samples)
+    elif effect is not None:
+        ratio = Interval(effect.low, effect.high, effect.ratio, level, effect.samples)
+        low, high, middle = (means[0] * (value - 1) for value in (effect.low, effect.high, effect.ratio))
+        difference = Interval(low, high, middle, level, effect.samples)
+    return Row(
+        name=figure.heading,
+        unit=figure.unit,
+        kind=figure.kind,
+        n=int(there.sum()),
+        baseline_median=medians[0],
+        target_median=medians[1],
+        baseline_mean=means[0],
+        target_mean=means[1],
+        difference=difference,
+        ratio=ratio,
+        effect=effect,
+        judgement=None,
+        averages=other,
+        baseline_cached=cached[0],
+        target_cached=cached[1],
+    )
+
+
+def _effect(
+    figure: int, both: tuple[Cells, Cells], clusters: Clusters, margin: float, level: float, known: Floor | None
+) -> Effect | None:
+    """Target against baseline over the paired keys that have the figure on both sides; None without any."""
+    logs = [side.logs[figure][:, rows] for side, rows in zip(both, clusters.rows, strict=True)]
+    there = np.logical_and.reduce([~np.isnan(side).all(axis=0) for side in logs])
+    if not there.any():
+        return None
+    fits = []
+    for side in logs:
+        cells_of = side[:, there]
+        fits.append(fit(cells_of[~np.isnan(cells_of).all(axis=1)]))
+    codes, count = numbered(clusters.codes[there])
+    replicated = known is not None or all(one.replicates > 1 for one in fits)
+    return effect_of_fits(
+        [fits[1], fits[0]], [1.0, -1.0], codes, count, int((~there).sum()), level, margin, known=known,
+        over_samples=not (count == 1 and replicated),  # of one sequence, the claim is about it
+    )  # fmt: skip
+
+
+def _judged(pairs: Sequence[Sequence[Row | None]], valid: Sequence[bool]) -> list[tuple[Row, ...]]:
+    """The rows with their verdicts: totals are one family over the runs, all other figures another."""
+    places = [
+        (pair, number)
+        for pair, rows in enumerate(pairs)
+        for number, row in enumerate(rows)
+        if row is not None and row.effect is not None and COMPARISON[number].better
+        and row.baseline_cached == row.target_cached
+    ]  # fmt: skip
+    judgements: dict[tuple[int, int], Judgement] = {}
+    for is_total in (True, False):
+        family = [place for place in places if (COMPARISON[place[1]] is TOTAL) == is_total and valid[place[0]]]
+        rows = [row for pair, number in family if (row := pairs[pair][number]) is not None]
+        found = judge([row.effect for row in rows if row.effect], [row.kind for row in rows])
+        judgements |= dict(zip(family, found, strict=True))
+    for pair, number in places:
+        row = pairs[pair][number]
+        if not valid[pair] and row is not None and row.effect is not None:
+            nothing = Judgement(row.effect, row.kind, Verdict.INVALID, math.nan, math.nan, 1, ALPHA)
+            judgements[pair, number] = nothing
+    return [
+        tuple(
+            replace(row, judgement=judgements.get((pair, number))) for number, row in enumerate(rows) if row is not None
+        )
+        for pair, rows in enumerate(pairs)
+    ]
 
 
 def _bottleneck(shares: Mapping[str, float]) -> str:
@@ -272,63 +440,3 @@ def _shares(pairs: Pairs) -> tuple[Share, ...]:
                 Share(stage, *(float(part[there].sum()) / w for (part, _), w in zip(sides, totals, strict=True)))
             )
     return tuple(found)
-
-
-@dataclass(frozen=True)
-class _Effect:
-    """A row before its verdict."""
-
-    n: int
-    medians: tuple[float, float]
-    means: tuple[float, float]
-    difference: Interval
-    ratio: Interval
-
-
-def _effects(pairs: Pairs, seed: int, resamples: int, level: float) -> list[_Effect | None]:
-    """The effect on each figure of COMPARISON, None where no pair has it; figures of the same pairs share draws."""
-    before, after = pairs.baseline_values[:, INDEX], pairs.target_values[:, INDEX]  # [keys, rows]
-    there = np.isfinite(before) & np.isfinite(after)
-    alike: dict[bytes, list[int]] = {}
-    for row in np.flatnonzero(there.any(axis=0)):
-        alike.setdefault(there[:, row].tobytes(), []).append(int(row))
-    effects: list[_Effect | None] = [None] * len(COMPARISON)
-    for rows in alike.values():
-        present = there[:, rows[0]]
-        one, other = before[present][:, rows], after[present][:, rows]
-        n = len(one)
-        codes = np.unique(pairs.clusters[present], return_inverse=True)[1].reshape(-1)
-        below = by_cluster(one, codes)
-        sizes = np.broadcast_to(by_cluster(np.ones((n, 1)), codes), below.shape)
-        tops = np.concatenate([by_cluster(other - one, codes), by_cluster(other, codes)], axis=1)
-        intervals = ratio_intervals(tops, np.concatenate([sizes, below], axis=1), n, seed, resamples, level)
-        medians, means = ([f(side, axis=0) for side in (one, other)] for f in (np.median, np.mean))
-        for i, index in enumerate(rows):
-            effects[index] = _Effect(
-                n=n,
-                medians=(float(medians[0][i]), float(medians[1][i])),
-                means=(float(means[0][i]), float(means[1][i])),
-                difference=intervals[i],
-                ratio=intervals[len(rows) + i],
-            )
-    return effects
-
-
-def _row(figure: Figure, effect: _Effect, baseline_cached: bool, target_cached: bool, judgement: Judgement) -> Row:
-    return Row(
-        name=figure.heading,
-        unit=figure.unit,
-        kind=figure.kind,
-        n=effect.n,
-        baseline_median=effect.medians[0],
-        target_median=effect.medians[1],
-        baseline_mean=effect.means[0],
-        target_mean=effect.means[1],
-        difference=effect.difference,
-        ratio=effect.ratio,
-        verdict=judgement.verdict,
-        p_value=judgement.p_value,
-        detectable_ratio=judgement.detectable_ratio,
-        baseline_cached=baseline_cached,
-        target_cached=target_cached,
-    )

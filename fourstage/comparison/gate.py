@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fourstage.comparison.verdicts import Verdict
 from fourstage.records.figures import TOTAL
+from fourstage.stats.verdicts import Verdict
 
 if TYPE_CHECKING:
     from fourstage.comparison.effects import Comparison

@@ -66,8 +66,10 @@ def per_key(columns: Columns) -> PerKey:
     measured = columns.measured
     done = measured.done
     size = done.batch_size
+    with np.errstate(over="ignore"):  # of a decode of no time to speak of
+        rate = done.output_tokens / np.where(done.decode_s > 0, done.decode_s, np.nan)
     derived = {
-        TOKENS_PER_S.field: done.output_tokens / np.where(done.decode_s > 0, done.decode_s, np.nan),
+        TOKENS_PER_S.field: rate,
         "prefill_share_s": done.prefill_s / size,
         "steps": done.steps.astype(np.float64),
         "steps_share_s": done.token_sum_s / size,

@@ -10,7 +10,7 @@ whole records (`table.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import islice
 from operator import attrgetter
@@ -132,6 +132,21 @@ class Columns:
         values: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         arrays = {name: value[mask] for name, value in values.items() if isinstance(value, np.ndarray)}
         return Columns(**values | arrays)
+
+
+def joined(parts: Sequence[Columns]) -> Columns:
+    """The records of several as one, in their order."""
+    values: dict[str, Any] = {}
+    for name in NAMES:
+        known, codes = _Names(), []
+        for part in parts:
+            table = np.append(known.code(getattr(part, f"{name}s")), np.int32(-1))  # -1: none, the last
+            codes.append(table[getattr(part, f"{name}_codes")])
+        values |= {f"{name}_codes": np.concatenate(codes), f"{name}s": tuple(known.seen)}
+    for field in fields(Columns):
+        if field.name not in values:
+            values[field.name] = np.concatenate([getattr(part, field.name) for part in parts])
+    return Columns(**values)
 
 
 class _Names:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -25,7 +26,8 @@ from fourstage.text import one_line
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from fourstage.comparison.effects import Comparison
+    from fourstage.comparison.answer import Answer
+    from fourstage.comparison.effects import Comparison, Floors
     from fourstage.comparison.findings import Finding
     from fourstage.comparison.gate import Gate
     from fourstage.comparison.run_data import RunData
@@ -33,9 +35,11 @@ if TYPE_CHECKING:
     from fourstage.comparison.texts import TextRow
     from fourstage.config.studies import Study
     from fourstage.report.layout import Layout
+    from fourstage.stats.replicates import Floor
     from fourstage.tracking.destination import Destination
     from fourstage.tracking.reader import RunFacts
 
+MOST_FLOORS = 50  # runs of one process whose floors are looked up
 SLUG_CHARS = 80  # of a folder's name
 
 
@@ -45,6 +49,7 @@ class Part:
 
     label: str  # of the group; "": there is one
     comparison: Comparison
+    answer: Answer
     texts: tuple[TextRow, ...]
 
 
@@ -140,10 +145,12 @@ def lay_out_chosen(
     `allow_invalid` None: an invalid baseline is allowed where no run is valid. Raises UserError where nothing can be
     compared.
     """
+    from fourstage.comparison.answer import answer
     from fourstage.comparison.baseline import choose_baselines
     from fourstage.comparison.effects import compare
     from fourstage.comparison.exclusion import excluded_keys, without
     from fourstage.comparison.gate import judge
+    from fourstage.comparison.pooling import pool
     from fourstage.comparison.reading import read_runs, read_texts
     from fourstage.comparison.studies import find
     from fourstage.report.layout import Subject, lay_out
@@ -161,13 +168,15 @@ def lay_out_chosen(
         whole = {run.run_id: run.columns for run in runs}
         excluded = excluded_keys(exclude, runs)
         runs = [replace(run, columns=without(run.columns, excluded)) for run in runs] if excluded else runs
+        runs = pool(runs)
+        floors, origins = _floors(destination, runs)
         groups, ungrouped = choose_baselines(runs, named.run_id if named else None, by, allow_invalid)
         parts = []
         for label, members, first in groups:
             if excluded and not len(members[first].columns.measured):
                 raise UserError(f"exclude={brief(exclude)} leaves no sample of the baseline {members[first].name}")
-            found = compare(members, first, margin)
-            parts.append(Part(label, found, read_texts(found, files, whole)))
+            found = compare(members, first, margin, floors=floors)
+            parts.append(Part(label, found, answer(members, floors, margin), read_texts(found, files, whole)))
     study = _study(runs)
     findings = find(study.name, runs) if study else ()
     question, command = (study.question, study.command) if study else ("", _command(chosen.parent))
@@ -176,6 +185,7 @@ def lay_out_chosen(
         *left_out_notes(left_out),
         *excluded_note(excluded),
         *ungrouped,
+        *origins,
         *doubts(runs),
         *([missing] * bool(missing)),
     ]
@@ -197,6 +207,7 @@ def lay_out_chosen(
             Subject(
                 title=f"{chosen.name}: {part.label}" if part.label else chosen.name,
                 comparison=part.comparison,
+                answer=part.answer,
                 texts=part.texts,
                 pictures=pictures,
                 findings=findings,
@@ -208,6 +219,26 @@ def lay_out_chosen(
         for part in parts
     ]
     return compared, layouts
+
+
+def _floors(destination: Destination, runs: Sequence[RunData]) -> tuple[Floors, list[str]]:
+    """What the store knows of how far processes of a run's configuration differ, for runs of one process; and notes
+    that say where the floors are from."""
+    from fourstage.comparison.effects import processes_of
+    from fourstage.comparison.floors import in_words, known_floors
+
+    floors: dict[str, Mapping[str, Floor]] = {}
+    notes: dict[str, None] = {}
+    for run in runs[:MOST_FLOORS]:
+        machine = run.tags.get("fourstage.machine")
+        if machine is None or processes_of(run) > 1:
+            continue
+        known = known_floors(destination, machine, run.params)
+        if known is not None:
+            floors[run.run_id] = known.floors
+            what = " ".join(run.params.get(name, "") for name in ("model.name", "precision", "engine.name")).strip()
+            notes[f"noise floor of {what}: {in_words(known.floors)} ({known.origin(time.time())})"] = None
+    return floors, list(notes)
 
 
 def _too_few(chosen: Chosen, runs: Sequence[RunData], left_out: Sequence[LeftOut]) -> UserError:

@@ -18,7 +18,7 @@ from fourstage.comparison.effects import Comparison, Pairwise, Row, Unpaired
 from fourstage.comparison.findings import Finding
 from fourstage.comparison.gate import Gate
 from fourstage.comparison.run_data import RunData, StageFacts
-from fourstage.report.wording import sentence
+from fourstage.report.wording import pair_sentence
 from fourstage.stats.intervals import Interval
 
 SCHEMA = "fourstage.compare/1"  # a change that breaks a reader gets a new number
@@ -118,6 +118,7 @@ def compared(pair: Pairwise) -> dict[str, Any]:
         "target_name": pair.target_name,
         "n": pair.n,
         "clusters": pair.clusters,
+        "replicates": {"baseline": pair.replicates[0], "target": pair.replicates[1]},
         "unpaired": {
             "only_baseline": _unpaired(pair.only_baseline),
             "only_target": _unpaired(pair.only_target),
@@ -132,7 +133,8 @@ def compared(pair: Pairwise) -> dict[str, Any]:
         "cached": {"baseline": pair.cached_baseline, "target": pair.cached_target},
         "cache_fill_s": {"baseline": pair.cache_fill_baseline_s, "target": pair.cache_fill_target_s},
         "settings": [item.name for item in pair.settings],
-        "attribution": _attribution(pair.attribution, pair.baseline_name, pair.target_name),
+        "sentence": pair_sentence(pair),
+        "attribution": _attribution(pair.attribution),
     }
 
 
@@ -152,7 +154,7 @@ def _row(row: Row) -> dict[str, Any]:
     }
 
 
-def _attribution(found: Attribution | None, baseline: str, target: str) -> dict[str, Any] | None:
+def _attribution(found: Attribution | None) -> dict[str, Any] | None:
     if found is None:
         return None
     return {
@@ -173,7 +175,6 @@ def _attribution(found: Attribution | None, baseline: str, target: str) -> dict[
             for factor in found.factors
         ],
         "missing": found.missing,
-        "sentence": sentence(found, baseline, target),
     }
 
 

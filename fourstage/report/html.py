@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,7 +24,6 @@ from fourstage.text import one_line, printable
 if TYPE_CHECKING:
     from jinja2 import Template
 
-OPEN_PAIRS = 2  # more are folded
 MOST_LETTERS = 2000  # of an answer
 MOST_PICTURES, PICTURE = 8, 160  # of a kind a sample; pixels of the longer side
 
@@ -31,6 +31,7 @@ MOST_PICTURES, PICTURE = 8, 160  # of a kind a sample; pixels of the longer side
 def to_html(layout: Layout, plots: Mapping[str, Plot]) -> str:
     """The whole report as one HTML document; its plots (`charts.plots_of`) are inside it."""
     subject = layout.subject
+    widest = max(layout.pairs, key=lambda one: abs(math.log(one.pair.ratio or 1)), default=None)
     page: dict[str, Any] = vars(layout) | {
         "title": subject.title,
         "question": subject.question,
@@ -38,11 +39,14 @@ def to_html(layout: Layout, plots: Mapping[str, Plot]) -> str:
         "stage_plots": [_drawn(plots[name]) for name in STAGE_PLOTS if name in plots],
         "token_plots": [_drawn(plots[name]) for name in TOKEN_PLOTS if name in plots],
         "pairs": [
-            vars(pair) | {"waterfall": _drawn(plots[f"waterfall_{number}"]) if pair.waterfall else None}
+            vars(pair)
+            | {
+                "waterfall": _drawn(plots[f"waterfall_{number}"]) if pair.waterfall else None,
+                "open": pair is widest,
+            }
             for number, pair in enumerate(layout.pairs, start=1)
         ],
-        "fold": len(layout.pairs) > OPEN_PAIRS,
-        "texts": [_sample(row, subject.pictures.get(row.key, {})) for row in layout.texts],
+        "texts": [_sample(row, subject.pictures.get(row.key, {}), layout.one_model) for row in layout.texts],
     }
     return _template().render(page=page) + "\n"
 
@@ -71,7 +75,7 @@ def _drawn(plot: Plot) -> dict[str, object]:
     return {"source": _data_uri("svg+xml", svg(plot)), "title": plot.title, "says": one_line(plot.says)}
 
 
-def _sample(row: TextRow, pictures: Mapping[str, Sequence[bytes]]) -> dict[str, Any]:
+def _sample(row: TextRow, pictures: Mapping[str, Sequence[bytes]], one_model: frozenset[str]) -> dict[str, Any]:
     kinds = []
     for name, images in pictures.items():
         step = max(1.0, len(images) / MOST_PICTURES)
@@ -83,7 +87,12 @@ def _sample(row: TextRow, pictures: Mapping[str, Sequence[bytes]]) -> dict[str, 
             "run": answer.run,
             "about": about(answer),
             "error": answer.error,
-            "spans": cut(answer.spans, MOST_LETTERS),
+            "text": "".join(
+                one.text for one in cut([one for one in answer.spans if one.kind != "removed"], MOST_LETTERS)
+            ),
+            "difference": cut(answer.spans, MOST_LETTERS)
+            if answer.run in one_model and any(span.kind != "same" for span in answer.spans)
+            else [],
             "prompt": answer.prompt,
         }
         for answer in row.answers

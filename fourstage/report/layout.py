@@ -14,18 +14,22 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from fourstage.comparison.answer import Answer
 from fourstage.comparison.effects import Comparison, Pairwise
 from fourstage.comparison.findings import Finding
-from fourstage.comparison.texts import Answer, Span, TextRow
+from fourstage.comparison.texts import Answer as TextAnswer
+from fourstage.comparison.texts import Span, TextRow
 from fourstage.records.units import plural
 from fourstage.report.remarks import Remark, remarks
 from fourstage.report.tables import (
     Table,
     attribution_table,
+    factors_table,
     facts_table,
     findings_table,
     medians_table,
     overview,
+    ranking_table,
     settings_table,
     stage_table,
 )
@@ -49,6 +53,7 @@ class Subject:
     question: str = ""  # of the study, where it is one
     command: str = ""
     notes: Sequence[str] = ()  # what else a reader must know: runs that are left out, samples that are excluded
+    answer: Answer | None = None  # of the swept settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +74,8 @@ class Layout:
 
     subject: Subject
     headline: str
+    ranking: Table | None  # of more than two runs
+    factors: Table | None
     overview: Table | None  # of more than two runs
     findings: Table | None
     remarks: tuple[Remark, ...]
@@ -81,12 +88,17 @@ class Layout:
     facts: Table
     texts: tuple[TextRow, ...]
     more_texts: str
+    one_model: frozenset[str]  # names of the runs of the baseline's model: only their answers are compared by letters
 
     @property
     def tables(self) -> Iterator[Table]:
         """Every table, each under a name of its own."""
         several = len(self.pairs) > 1
-        yield from (table for table in (self.overview, self.findings, self.settings, self.medians) if table)
+        yield from (
+            table
+            for table in (self.ranking, self.factors, self.overview, self.findings, self.settings, self.medians)
+            if table
+        )
         for number, pair in enumerate(self.pairs, start=1):
             for table in filter(None, (pair.stages, pair.attribution)):
                 yield (
@@ -112,7 +124,9 @@ def lay_out(subject: Subject) -> Layout:
     texts, more_texts = _chosen_texts(subject.texts, comparison)
     return Layout(
         subject=subject,
-        headline=headline(comparison),
+        headline=headline(comparison, subject.answer),
+        ranking=ranking_table(subject.answer) if several and subject.answer else None,
+        factors=factors_table(subject.answer) if several and subject.answer else None,
         overview=overview(comparison) if several else None,
         findings=findings_table(subject.findings),
         remarks=(*remarks(comparison), *(Remark("note", note) for note in subject.notes)),
@@ -129,6 +143,11 @@ def lay_out(subject: Subject) -> Layout:
         facts=facts_table(comparison),
         texts=texts,
         more_texts=more_texts,
+        one_model=frozenset(
+            run.name
+            for run in comparison.runs
+            if run.params.get("model.name") == comparison.runs[comparison.baseline].params.get("model.name")
+        ),
     )
 
 
@@ -159,15 +178,15 @@ def _chosen_texts(texts: Sequence[TextRow], comparison: Comparison) -> tuple[tup
     return chosen, " ".join(limits)
 
 
-def _named(answers: Sequence[Answer | None], index: int, comparison: Comparison) -> Answer:
+def _named(answers: Sequence[TextAnswer | None], index: int, comparison: Comparison) -> TextAnswer:
     run = comparison.runs[index].name
     answer = answers[index] if index < len(answers) else None
     if answer is None:
-        return Answer(run, "", "", None, None, "not measured", None, ())
+        return TextAnswer(run, "", "", None, None, "not measured", None, ())
     return replace(answer, run=run)
 
 
-def about(answer: Answer) -> str:
+def about(answer: TextAnswer) -> str:
     """How long an answer is, how it ended, and how far it is the baseline's."""
     parts = []
     if answer.tokens is not None:

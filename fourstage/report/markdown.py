@@ -30,7 +30,7 @@ def to_markdown(layout: Layout, plots: Mapping[str, Plot]) -> str:
     subject, several = layout.subject, len(layout.pairs) > 1
     parts = [f"# {markdown_cell(subject.title)}"]
     parts += [markdown_cell(text) for text in (subject.question, subject.command) if text]
-    parts += [f"**{markdown_cell(layout.headline)}**", *_tables(layout.overview)]
+    parts += [f"**{markdown_cell(layout.headline)}**", *_tables(layout.ranking, layout.factors, layout.overview)]
     parts += ["## Findings", *_tables(layout.findings)] if layout.findings is not None else []
     parts += ["## Can it be believed?", _remarks(layout)]
     parts += _tables(layout.settings) or ["No setting differs between the runs."]

@@ -7,6 +7,7 @@ Left out: notes on how the runs were chosen (`notes.py`).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -31,23 +32,21 @@ def remarks(comparison: Comparison) -> tuple[Remark, ...]:
     found: list[Remark] = []
     if not base.valid:
         found.append(Remark("bad", f"The baseline {base.name} is invalid, so do not rely on anything below."))
-    invalid = [run for run in comparison.runs if not run.valid]
+    failed = _by_check((run.name, run.checks_failed or ("never checked",)) for run in comparison.runs if not run.valid)
+    warned = _by_check((run.name, run.checks_warned) for run in comparison.runs)
+    of = f"of {len(comparison.runs)} runs"
     found += _limited(
-        [Remark("bad", f"Invalid: {run.name} ({', '.join(run.checks_failed) or 'never checked'})") for run in invalid]
+        [Remark("bad", f"{check} failed in {len(names)} {of}: {first_few(names)}") for check, names in failed.items()]
     )
-    warned = [run for run in comparison.runs if run.checks_warned]
-    by_checks: dict[tuple[str, ...], list[str]] = {}
-    for run in warned:
-        by_checks.setdefault(run.checks_warned, []).append(run.name)
     found += _limited(
         [
-            Remark("warned", f"A check warned ({', '.join(checks)}): {first_few(names)}")
-            for checks, names in by_checks.items()
+            Remark("warned", f"{check} warned in {len(names)} {of}: {first_few(names)}")
+            for check, names in warned.items()
         ]
     )
     lost: list[Remark] = []
-    if comparison.pairs and (failed := comparison.pairs[0].failed_baseline).count:
-        lost.append(Remark("warned", f"Failed in {base.name}: {_keys(failed)}"))
+    if comparison.pairs and (of_baseline := comparison.pairs[0].failed_baseline).count:
+        lost.append(Remark("warned", f"Failed in {base.name}: {_keys(of_baseline)}"))
     for pair in comparison.pairs:
         if pair.n == 0:
             lost.append(Remark("bad", f"No sample succeeded in both {pair.baseline_name} and {pair.target_name}"))
@@ -62,6 +61,15 @@ def remarks(comparison: Comparison) -> tuple[Remark, ...]:
     found += _limited(lost)
     found += _limited([remark for pair in comparison.pairs for remark in _cache_remarks(pair)])
     return tuple(found)
+
+
+def _by_check(runs: Iterable[tuple[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """The runs that each check concerns."""
+    found: dict[str, list[str]] = {}
+    for name, checks in runs:
+        for check in checks:
+            found.setdefault(check, []).append(name)
+    return found
 
 
 def _cache_remarks(pair: Pairwise) -> list[Remark]:

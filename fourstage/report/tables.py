@@ -14,17 +14,20 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from fourstage.comparison.answer import Answer
 from fourstage.comparison.attribution import Attribution
 from fourstage.comparison.effects import Comparison, Pairwise, Row
 from fourstage.comparison.findings import Finding
 from fourstage.comparison.run_data import Setting, StageFacts
-from fourstage.comparison.verdicts import Verdict
-from fourstage.records.figures import LOAD, PREFILL, RUN_TABLE, TOTAL, TPOT
+from fourstage.records.figures import LOAD, OF_STAGE, PREFILL, RUN_TABLE, TOKENS_OUT, TOTAL, TPOT
 from fourstage.records.units import MISSING, amount, first_few, minus, percent, plural, with_limits
 from fourstage.report.wording import basis, detectable, targets_of
 from fourstage.stages import STAGES
+from fourstage.stats.clusters import Floats
 from fourstage.stats.intervals import Interval
+from fourstage.stats.verdicts import Verdict
 
+RANKED = (TOTAL, *OF_STAGE, TOKENS_OUT, TPOT)  # means beside a rank
 MOST_COLUMNS = 6  # of settings beside each other
 ROUNDING = 1e-9  # of a sample's time
 SECONDARY = "would have seen"
@@ -107,6 +110,71 @@ def overview(comparison: Comparison) -> Table:
         tuple(rows),
         f"{basis(comparison)} The baseline's n and total are of the samples that it shares with the first run.",
     )
+
+
+def ranking_table(found: Answer) -> Table | None:
+    """All configurations, fastest first; None where they are not ranked."""
+    if not found.ranking:
+        return None
+    rows = []
+    for place in found.ranking:
+        best, worst = place.ranked.rank
+        rank = (f"{best}" if best == worst else f"{best}–{worst}") if place.shown else MISSING
+        done = place.run.columns.measured.done
+        means = [
+            float(np.mean(values)) if len(values := _present(getattr(done, one.field))) else None for one in RANKED
+        ]
+        rows.append(
+            (
+                Cell(place.label),
+                Cell(rank, value=float(best)),
+                Cell(f"{place.ranked.ratio:.2f}x", value=place.ranked.ratio),
+                *(Cell(one.cell(mean), value=mean) for one, mean in zip(RANKED, means, strict=True)),
+            )
+        )
+    shared = "A range of ranks: the measurement does not tell these configurations apart."
+    single = "No ranks: a process a configuration does not show how far processes of one differ (replicates=5)."
+    return Table(
+        "ranking",
+        "Ranking: total time of a sample, fastest first",
+        ("configuration", "rank", "to the fastest", *(one.heading for one in RANKED)),
+        tuple(rows),
+        shared if found.ranking[0].shown else single,
+    )
+
+
+def factors_table(found: Answer) -> Table | None:
+    """Each level of each swept setting against its reference, over all runs that match otherwise."""
+    if not found.factors:
+        return None
+    rows = []
+    for factor in found.factors:
+        one = factor.effect
+        effect = Interval(one.effect.low, one.effect.high, one.effect.ratio)
+        seen = detectable(factor.judgement.detectable_ratio) if one.effect.replicated else MISSING
+        depends = f"depends on {', '.join(one.depends_on)}" if one.depends_on else ""
+        rows.append(
+            (
+                Cell(one.name.removesuffix(".name"), depends),
+                Cell(f"{one.level} against {one.reference}"),
+                _interval(effect),
+                Cell(factor.judgement.text),
+                Cell(factor.judgement.verdict.value, "", factor.judgement.verdict.value),
+                Cell(seen, value=factor.judgement.detectable_ratio),
+                Cell(f"{one.matches}", value=float(one.matches)),
+            )
+        )
+    return Table(
+        "factors",
+        "What each setting does to the total time, over all others",
+        ("setting", "level", "ratio", "in words", "verdict", SECONDARY, "pairs of runs"),
+        tuple(rows),
+        "Geometric means over the runs that agree in every other setting, corrected together (Holm).",
+    )
+
+
+def _present(values: Floats) -> Floats:
+    return values[~np.isnan(values)]
 
 
 def medians_table(comparison: Comparison) -> Table:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.table import Table as RichTable
 
-from fourstage.comparison.verdicts import Verdict
 from fourstage.report.tables import Cell, Table
 from fourstage.screen import shown
+from fourstage.stats.verdicts import Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,6 +33,8 @@ COLOURS = {
     Verdict.REGRESSED.value: "red",
     Verdict.EQUIVALENT.value: "cyan",
     Verdict.INCONCLUSIVE.value: "dim",
+    Verdict.NOT_REPLICATED.value: "yellow",
+    Verdict.INVALID.value: "red",
     "bottleneck": "yellow",
     "cached": "italic",
     "invalid": "red",
@@ -44,7 +46,9 @@ def print_layout(screen: Console, layout: Layout) -> None:
     """Everything that a reader at a terminal asks of a comparison; the result is at the end."""
     screen.print(f"[bold]{shown(layout.subject.title)}[/bold]", soft_wrap=True)
     if layout.overview is not None:
-        _print_table(screen, layout.overview)
+        for table in (layout.overview, layout.factors, layout.ranking):
+            if table is not None:
+                _print_table(screen, table)
         if layout.medians is not None:
             _print_table(screen, layout.medians)
     else:

@@ -2,8 +2,8 @@
 
 Left out: numbers as text (`records/units.py`), and escaping.
 
-    sentence(pair.attribution, "eventgpt", "videollava")
-    # "videollava takes 0.84 s [0.80, 0.88] longer a sample than eventgpt (1.90x slower) over 60 paired samples; …"
+    pair_sentence(pair)
+    # "videollava is 1.90x slower than eventgpt in total (ratio 1.90 [1.81, 1.99]) over 60 paired samples, …"
 """
 
 from __future__ import annotations
@@ -11,72 +11,89 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fourstage.comparison.answer import Answer
+from fourstage.comparison.answer import Factor as SettingFactor
 from fourstage.comparison.attribution import LABELS, Attribution, Factor
-from fourstage.comparison.effects import Comparison, Pairwise
+from fourstage.comparison.effects import Comparison, Pairwise, Row
 from fourstage.comparison.run_data import RunData
-from fourstage.comparison.verdicts import Verdict
 from fourstage.records.figures import TOTAL
-from fourstage.records.units import MISSING, plural, ratio_in_words, seconds, with_limits
+from fourstage.records.units import MISSING, plural, seconds, with_limits
 from fourstage.stats.intervals import Interval
+from fourstage.stats.verdicts import CLAIMS, Verdict
 
 LEAST = 1e-4  # a smaller detectable change is shown as a limit
+MOST_FACTORS = 3  # levels of settings in the answer
+REMEDY = "Processes of one configuration differ too: measure each in several (replicates=5)."
 MENTIONED = 0.05  # a smaller share of the gap is in the table and not in the sentence
 
 
-def sentence(attribution: Attribution, baseline_name: str, target_name: str) -> str:
-    """Who is faster by how much, what gives most of it, and what works against it, in one sentence of plain text."""
-    gap, n = attribution.gap, attribution.n
-    over = f"over {n} paired {plural('sample', n)}"
-    if not (math.isfinite(gap.low) and math.isfinite(gap.high)):
+def pair_sentence(pair: Pairwise) -> str:
+    """The comparison of two runs in one sentence: it says what the verdict on the total says, and only then why."""
+    total = pair.row(TOTAL.heading)
+    baseline, target = pair.baseline_name, pair.target_name
+    if total is None:
+        return f"Nothing can be said: no sample succeeded in both {baseline} and {target}."
+    over = f"over {total.n} paired {plural('sample', total.n)}{_in_processes(pair)}"
+    if total.effect is None or not math.isfinite(total.ratio.high):
         return (
-            f"Nothing can be claimed about {target_name} against {baseline_name} {over}: the means differ by "
-            f"{seconds(gap.estimate)} a sample, and so few samples cannot show how much of that is chance."
+            f"Nothing can be claimed about {target} against {baseline} {over}: so few samples cannot show how much of "
+            "their difference is chance."
         )
-    rounding = 1e-9 * max(attribution.baseline_s, attribution.target_s)
+    ratio = f"ratio {with_limits(total.ratio, '')}"
+    if total.judgement is None:
+        return f"{target} against {baseline}, {over}: {ratio}, not judged ({total.text})."
+    verdict = total.judgement.verdict
+    apart = f"; {total.averages.text}" if total.averages and total.averages.disagree else ""
+    if verdict in CLAIMS:
+        return f"{target} is {total.text} than {baseline} in total ({ratio}) {over}{_causes(pair, total)}{apart}."
+    if verdict is Verdict.EQUIVALENT:
+        return f"{target} and {baseline} are {total.text} in total ({ratio}) {over}{apart}."
+    if verdict is Verdict.INCONCLUSIVE:
+        seen = detectable(total.detectable_ratio)
+        would = f"; a change of {seen} would have been seen" if seen != MISSING else ""
+        return f"No detectable difference in total between {target} and {baseline} {over}: {ratio}{would}{apart}."
+    if verdict is Verdict.NOT_REPLICATED:
+        return f"Not replicated: {target} against {baseline}, {ratio} {over}{apart}. {REMEDY}"
+    return f"No claim, since a run is invalid: {target} against {baseline}, {ratio} {over}{apart}."
+
+
+def _in_processes(pair: Pairwise) -> str:
+    """`, in 5 processes a side`."""
+    one, other = pair.replicates
+    if one == other:
+        return f", in {one} {'process' if one == 1 else 'processes'} a side"
+    return f", in {other} against {one} processes"
+
+
+def _causes(pair: Pairwise, total: Row) -> str:
+    """What gives most of a claimed difference, and what works against it; "" where the means say another way."""
+    found = pair.attribution
+    if found is None or not math.isfinite(found.gap.estimate) or total.effect is None:
+        return ""
+    if found.gap.estimate * total.effect.log <= 0:
+        return ""
+    rounding = 1e-9 * max(found.baseline_s, found.target_s)
     clear = [
         factor
-        for factor in attribution.factors
+        for factor in found.factors
         if not factor.contribution.contains(0.0) and abs(factor.contribution.estimate) > rounding
     ]
-    known = math.isfinite(attribution.ratio.estimate)  # of a baseline of 0 s there is none
-    if gap.contains(0.0) or (known and attribution.ratio.contains(1.0)):
-        longer = [factor for factor in clear if factor.contribution.estimate > 0]
-        shorter = [factor for factor in clear if factor.contribution.estimate < 0]
-        inside = ""
-        if longer or shorter:
-            parts = [_times_of(these, than) for these, than in ((longer, "longer"), (shorter, "less")) if these]
-            inside = f"; within the total, {target_name} takes {', and '.join(parts)}"
-        return (
-            f"No detectable difference in total between {target_name} and {baseline_name} {over}: "
-            f"{with_limits(gap)} a sample, a ratio of {with_limits(attribution.ratio, '')}{inside}."
-        )
-    sign = math.copysign(1.0, gap.estimate)
-    along = sorted(
-        (factor for factor in attribution.factors if factor.share > 0), key=lambda factor: factor.share, reverse=True
-    )
-    low, high = sorted((sign * gap.low, sign * gap.high))
-    size = Interval(low, high, sign * gap.estimate, gap.level, gap.n)
-    text = (
-        f"{target_name} takes {with_limits(size)} {'longer' if sign > 0 else 'less'} a sample than {baseline_name} "
-        f"({ratio_in_words(attribution.ratio.estimate)}) {over}"
-    )
+    along = sorted((factor for factor in found.factors if factor.share > 0), key=lambda one: one.share, reverse=True)
     causes = [factor for factor in along if factor in clear]
     if not causes:
-        text += "; no single factor is distinguishable from chance"
-    else:
-        first, *others = causes
-        most = "most of the gap" if first.share > 0.5 else "the largest part of the gap"
-        if first is not along[0]:
-            most = "of what is distinguishable from chance, the largest part"
-        text += f"; {most} comes from {_name(attribution, first)} ({_part(first)})"
-        if second := [factor for factor in others if factor.share >= MENTIONED]:
-            text += f", then {_and([f'{_name(attribution, factor)} ({_part(factor)})' for factor in second])}"
+        return "; no single factor is distinguishable from chance"
+    first, *others = causes
+    most = "most of the gap" if first.share > 0.5 else "the largest part of the gap"
+    if first is not along[0]:
+        most = "of what is distinguishable from chance, the largest part"
+    text = f"; {most} comes from {_name(found, first)} ({_part(first)})"
+    if second := [factor for factor in others if factor.share >= MENTIONED]:
+        text += f", then {_and([f'{_name(found, factor)} ({_part(factor)})' for factor in second])}"
     if against := [factor for factor in clear if factor.share < 0 and -factor.share >= MENTIONED]:
         against.sort(key=lambda factor: factor.share)
         verb = "works" if len(against) == 1 else "work"
-        opposing = _and([f"{_name(attribution, factor)} ({_part(factor)})" for factor in against])
-        text += f"; against it {verb} {opposing}"
-    return text + "."
+        text += f"; against it {verb} {_and([f'{_name(found, factor)} ({_part(factor)})' for factor in against])}"
+    return text
 
 
 def _part(factor: Factor) -> str:
@@ -95,12 +112,6 @@ def _name(attribution: Attribution, factor: Factor) -> str:
     return factor.label
 
 
-def _times_of(factors: Sequence[Factor], than: str) -> str:
-    """`15.5 ms longer in loading and 41.7 ms in the prefill`."""
-    first, *others = [(seconds(abs(factor.contribution.estimate)), factor.label) for factor in factors]
-    return _and([f"{first[0]} {than} in {first[1]}", *(f"{time} in {label}" for time, label in others)])
-
-
 def _and(parts: Sequence[str]) -> str:
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)
 
@@ -110,40 +121,70 @@ def targets_of(comparison: Comparison) -> list[RunData]:
     return [run for i, run in enumerate(comparison.runs) if i != comparison.baseline]
 
 
-def pair_sentence(pair: Pairwise) -> str:
-    """The comparison of two runs in one sentence."""
-    if pair.attribution is None:
-        return f"Nothing can be said: no sample succeeded in both {pair.baseline_name} and {pair.target_name}."
-    return sentence(pair.attribution, pair.baseline_name, pair.target_name)
-
-
-def headline(comparison: Comparison) -> str:
-    """The result in a sentence: of two runs the attribution's, of more how many are what; and what forbids it."""
-    base = comparison.runs[comparison.baseline]
-    if len(comparison.pairs) > 1:
+def headline(comparison: Comparison, answer: Answer | None = None) -> str:
+    """The result in at most three sentences: of two runs the pair's; of more what the swept settings do, and which
+    configuration is the fastest; and what forbids it."""
+    if len(comparison.pairs) == 1:
+        (pair,) = comparison.pairs
+        invalid = [run.name for run in comparison.runs if not run.valid]
+        forbidden = (
+            f" Do not rely on this: {_and(invalid)} {'is' if len(invalid) == 1 else 'are'} invalid." if invalid else ""
+        )
+        return f"{pair_sentence(pair)}{forbidden}"
+    if answer is None or not answer.ranking:
         return _headline_of_many(comparison)
-    (pair,) = comparison.pairs
-    text = pair_sentence(pair)
-    if pair.attribution is None:
-        return text
-    invalid = [run.name for run in (base, *targets_of(comparison)) if not run.valid]
-    if not invalid:
-        return text
-    return f"{text} Do not rely on this: {_and(invalid)} {'is' if len(invalid) == 1 else 'are'} invalid."
+    parts = [_factors_in_words(answer), _fastest_in_words(answer)]
+    if answer.invalid:
+        count = len(answer.invalid)
+        parts.append(f"{count} invalid {plural('run', count)} {'is' if count == 1 else 'are'} in neither.")
+    return " ".join(filter(None, parts))
+
+
+def _factors_in_words(answer: Answer) -> str:
+    """`videollava takes 1.31x [1.22, 1.41] of eventgpt's total; precision: no detectable difference.`"""
+    if not answer.factors:
+        return ""
+    parts = [factor_in_words(factor) for factor in answer.factors[:MOST_FACTORS]]
+    more = len(answer.factors) - MOST_FACTORS
+    return "; ".join(parts) + (f"; {more} more below" if more > 0 else "") + "."
+
+
+def factor_in_words(factor: SettingFactor) -> str:
+    """One level of a setting against its reference, over all runs that match otherwise."""
+    found, judged = factor.effect, factor.judgement
+    name = found.name.removesuffix(".name")
+    both = f"{name}: {found.level} against {found.reference}"
+    limits = with_limits(Interval(found.effect.low, found.effect.high, found.effect.ratio), "")
+    if judged.verdict in CLAIMS:
+        text = f"{both} is {judged.text} in total (ratio {limits})"
+    else:
+        text = f"{both}: {judged.text} in total (ratio {limits})"
+    return text + (f", which depends on {_and(list(found.depends_on))}" if found.depends_on else "")
+
+
+def _fastest_in_words(answer: Answer) -> str:
+    first = answer.ranking[0]
+    if not first.shown:
+        return f"Which configuration is the fastest is not replicated. {REMEDY}"
+    alike = [place.label for place in answer.ranking if place.ranked.rank[0] == 1]
+    if len(alike) == 1:
+        return f"Fastest is {first.label}."
+    if len(alike) == len(answer.ranking):
+        return f"In the ranking, which corrects for every pair, none of the {len(alike)} is told from the fastest."
+    more = f" and {len(alike) - MOST_FACTORS} more" if len(alike) > MOST_FACTORS else ""
+    return f"Fastest are {_and(alike[:MOST_FACTORS])}{more}, which cannot be told apart."
 
 
 def _headline_of_many(comparison: Comparison) -> str:
     base = comparison.runs[comparison.baseline]
     sides = list(zip(targets_of(comparison), comparison.pairs, strict=True))
-    valid = [pair for run, pair in sides if run.valid]
-    counts = {verdict: sum(pair.verdict is verdict for pair in valid) for verdict in Verdict}
+    counts = {verdict: sum(pair.verdict is verdict for pair in comparison.pairs) for verdict in Verdict}
     counted = [f"{count} {verdict.value}" for verdict, count in counts.items() if count]
-    counted += [f"{len(sides) - len(valid)} invalid"] if len(valid) < len(sides) else []
     text = f"Of {len(sides)} runs against {base.name}, in total time: {', '.join(counted)}"
     claimed = [
         (row.ratio.estimate, pair.target_name, row)
-        for pair in valid
-        if (row := pair.row(TOTAL.heading)) is not None and row.verdict is Verdict.IMPROVED and row.detected
+        for _, pair in sides
+        if (row := pair.row(TOTAL.heading)) is not None and row.verdict is Verdict.IMPROVED
     ]
     if claimed:
         _, name, row = min(claimed, key=lambda one: one[0])
@@ -152,17 +193,19 @@ def _headline_of_many(comparison: Comparison) -> str:
             f"{plural('sample', row.n)}"
         )
     forbidden = "" if base.valid else f" Do not rely on this: the baseline {base.name} is invalid."
+    if counts[Verdict.NOT_REPLICATED]:
+        forbidden = f" {REMEDY}{forbidden}"
     return f"{text}.{forbidden}"
 
 
 def basis(comparison: Comparison) -> str:
     """What intervals and verdicts are, in one line for below a table."""
-    corrected = ", Holm-corrected over the runs" if len(comparison.pairs) > 1 else ""
+    over = "figures and runs" if len(comparison.pairs) > 1 else "figures"
     return (
-        f"Ratio is target / baseline, of means over the paired samples; brackets are {100 * comparison.level:.0f} % "
-        f"intervals (bootstrap-t, {comparison.resamples} resamples). Verdicts at {100 * comparison.alpha:g} %"
-        f"{corrected}; Equivalent is within {100 * comparison.margin:g} % either way. “Would have seen” is the "
-        "smallest change that a test would have found with 80 % power."
+        f"Ratio is target / baseline, of geometric means over the paired samples; brackets are "
+        f"{100 * comparison.level:.0f} % intervals, over processes and video sequences. Verdicts at "
+        f"{100 * comparison.alpha:g} %, Holm-corrected over {over}; Equivalent is within {100 * comparison.margin:g} % "
+        "either way. “Would have seen” is the smallest change that a test would have found with 80 % power."
     )
 
 

@@ -13,6 +13,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
+import numpy as np
+
 from fourstage.stats.replicates import Effect, Floor, Measured, effect
 from fourstage.stats.verdicts import holm
 
@@ -224,18 +226,11 @@ def _contrast(
 def _only(measured: Measured, names: set[Hashable]) -> Measured:
     if len(names) == len(measured.names):
         return measured
-    samples = list(measured.samples)
-    kept = [place for place, name in enumerate(samples) if name in names]
-
-    def some(labels: Sequence[Hashable]) -> list[Hashable]:
-        return [labels[place] for place in kept]
-
-    return Measured(
-        [float(measured.values[place]) for place in kept],
-        some(list(measured.replicates)),
-        some(samples),
-        None if measured.clusters is None else some(list(measured.clusters)),
-    )
+    kept = [place for place, name in enumerate(measured.names) if name in names]
+    logs, means = measured.logs[:, kept], measured.means[:, kept]
+    rows = ~np.isnan(logs).all(axis=1)
+    left = tuple(measured.names[place] for place in kept)
+    return Measured.of_cells(logs[rows], means[rows], left, {name: measured.cluster_of[name] for name in left})
 
 
 def _key(settings: Mapping[str, Hashable], names: Sequence[str]) -> tuple[Hashable, ...]:

@@ -91,6 +91,28 @@ class Measured:
         ):
             object.__setattr__(self, name, value)
 
+    @classmethod
+    def of_cells(
+        cls, logs: Floats, means: Floats, names: tuple[Hashable, ...], cluster_of: dict[Hashable, Hashable]
+    ) -> Measured:
+        """From cells that are averaged already: [replicates, samples] of logarithms and of values, NaN where missing.
+
+        Each row and each column has a value; `cluster_of` has every name.
+        """
+        made = cls.__new__(cls)
+        for name, value in (
+            ("values", ()),
+            ("replicates", ()),
+            ("samples", ()),
+            ("clusters", None),
+            ("names", names),
+            ("cluster_of", cluster_of),
+            ("logs", logs),
+            ("means", means),
+        ):
+            object.__setattr__(made, name, value)
+        return made
+
 
 @dataclass(frozen=True, eq=False)
 class Floor:
@@ -293,8 +315,25 @@ def effect(
     if abs(sum(weights)) > 1e-9:
         raise ValueError(f"weights of a contrast sum to 0, not to {sum(weights):g}")
     names, fits, codes, clusters = aligned(configurations)
-    log, variance = contrast(fits, weights, codes, (known.sd, known.df) if known else None, over_samples)
     everywhere = {name for one in configurations for name in one.names}
+    unmatched = len(everywhere) - len(names)
+    return effect_of_fits(fits, weights, codes, clusters, unmatched, level, margin, power, known, over_samples)
+
+
+def effect_of_fits(
+    fits: Sequence[Fit],
+    weights: Sequence[float],
+    codes: Ints,
+    clusters: int,
+    unmatched: int = 0,
+    level: float = 0.95,
+    margin: float = 0.02,
+    power: float = 0.8,
+    known: Floor | None = None,
+    over_samples: bool = True,
+) -> Effect:
+    """The same of configurations that are fitted over the same samples, whose clusters have these codes."""
+    log, variance = contrast(fits, weights, codes, (known.sd, known.df) if known else None, over_samples)
     single = any(one.replicates == 1 for one in fits)
     two = len(fits) == 2
     if not over_samples and single and known is None:
@@ -308,8 +347,8 @@ def effect(
         replicated=not single or known is not None,
         known_floor=single and known is not None,
         replicates=tuple(one.replicates for one in fits),
-        samples=len(names),
-        unmatched=len(everywhere) - len(names),
+        samples=len(codes),
+        unmatched=unmatched,
         clusters=clusters,
         target_geometric=_exp(float(fits[0].samples.mean())) if two else math.nan,
         baseline_geometric=_exp(float(fits[1].samples.mean())) if two else math.nan,

@@ -28,6 +28,7 @@ class Verdict(StrEnum):
     EQUIVALENT = "Equivalent"
     INCONCLUSIVE = "Inconclusive"
     NOT_REPLICATED = "Not replicated"
+    INVALID = "Invalid run"  # one of the runs failed a check: shown, and never a claim
 
 
 WORDS = {  # kind: (a ratio above 1, below 1, which of them is better)
@@ -72,7 +73,9 @@ class Judgement:
             return f"{times(math.exp(min(abs(self.effect.log), 700.0)))} {self.word}"
         if self.verdict is Verdict.EQUIVALENT:
             return f"equal within {100 * self.effect.margin:.3g} %"
-        return "no detectable difference" if self.verdict is Verdict.INCONCLUSIVE else "not replicated"
+        return {Verdict.INVALID: "no claim, a run is invalid", Verdict.NOT_REPLICATED: "not replicated"}.get(
+            self.verdict, "no detectable difference"
+        )
 
     @property
     def sentence(self) -> str:
@@ -85,6 +88,8 @@ class Judgement:
         else:
             low, high = f"{effect.low:.3g}", f"{effect.high:.3g}"
             numbers = f"ratio {effect.ratio:.3g} [{low}, {high}]"
+        if effect.known_floor and self.verdict is not Verdict.INVALID:
+            numbers += ", by a noise floor from earlier runs"
         if self.verdict is Verdict.NOT_REPLICATED:
             return (
                 f"{self.text}: {numbers} over the samples of one process a side at least; "

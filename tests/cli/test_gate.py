@@ -10,7 +10,7 @@ import pytest
 
 from fourstage.cli.compare import main
 from fourstage.tracking.destination import Destination
-from tests.stores import records, sweep
+from tests.stores import in_processes, records, sweep
 
 INVALID = {"fourstage.valid": "false", "fourstage.checks_failed": "no_drift"}
 
@@ -26,7 +26,12 @@ def gated(where: Destination, tmp_path: Path, fail_on: str, *words: str) -> tupl
 def test_a_regressed_total_fails_the_gate_and_is_named(
     where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep(where, a=(records(1), {}, {}), same=(records(2), {}, {}), slow=(records(3, step=0.2), {}, {}))
+    sweep(
+        where,
+        a=(in_processes(records(1)), {}, {}),
+        same=(in_processes(records(2)), {}, {}),
+        slow=(in_processes(records(3, step=0.2)), {}, {}),
+    )
     code, gate = gated(where, tmp_path, "regressed")
     assert (code, gate["failed"], gate["fail_on"]) == (1, True, ["regressed"])
     (reason,) = gate["reasons"]
@@ -38,7 +43,7 @@ def test_a_regressed_total_fails_the_gate_and_is_named(
 
 
 def test_a_faster_total_passes_the_gate(where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    sweep(where, a=(records(1, step=0.2), {}, {}), quick=(records(2), {}, {}))
+    sweep(where, a=(in_processes(records(1, step=0.2)), {}, {}), quick=(in_processes(records(2)), {}, {}))
     passed = {"fail_on": ["regressed", "invalid"], "failed": False, "reasons": []}
     assert gated(where, tmp_path, "regressed, invalid") == (0, passed)
     assert "gate passed (fail_on=regressed,invalid)" in capsys.readouterr().out
@@ -47,7 +52,7 @@ def test_a_faster_total_passes_the_gate(where: Destination, tmp_path: Path, caps
 def test_the_reason_of_a_group_names_the_group(where: Destination, tmp_path: Path) -> None:
     runs = {
         f"{model}-{precision}": (
-            records(seed, step=0.2 if (model, precision) == ("m2", "bf16") else 0.01),
+            in_processes(records(seed, step=0.2 if (model, precision) == ("m2", "bf16") else 0.01)),
             {"model.name": model, "precision": precision},
             {},
         )
@@ -62,7 +67,7 @@ def test_the_reason_of_a_group_names_the_group(where: Destination, tmp_path: Pat
 
 
 def test_an_invalid_run_fails_the_gate_only_where_that_is_asked_for(where: Destination, tmp_path: Path) -> None:
-    sweep(where, a=(records(1), {}, {}), bad=(records(2), {}, INVALID))
+    sweep(where, a=(in_processes(records(1)), {}, {}), bad=(in_processes(records(2)), {}, INVALID))
     reason = "bad is invalid: it failed no_drift"
     assert gated(where, tmp_path, "invalid") == (
         1,
@@ -72,7 +77,7 @@ def test_an_invalid_run_fails_the_gate_only_where_that_is_asked_for(where: Desti
 
 
 def test_a_run_that_cannot_be_compared_does_not_pass_as_valid(where: Destination, tmp_path: Path) -> None:
-    sweep(where, a=(records(1), {}, {}), b=(records(2), {}, {}), gone=(None, {}, {}))
+    sweep(where, a=(in_processes(records(1)), {}, {}), b=(in_processes(records(2)), {}, {}), gone=(None, {}, {}))
     code, gate = gated(where, tmp_path, "invalid")
     assert code == 1
     (reason,) = gate["reasons"]
@@ -82,7 +87,7 @@ def test_a_run_that_cannot_be_compared_does_not_pass_as_valid(where: Destination
 def test_without_conditions_there_is_no_gate(
     where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep(where, a=(records(1), {}, {}), slow=(records(3, step=0.2), {}, INVALID))
+    sweep(where, a=(in_processes(records(1)), {}, {}), slow=(in_processes(records(3, step=0.2)), {}, INVALID))
     assert gated(where, tmp_path, "") == (0, {"fail_on": [], "failed": False, "reasons": []})
     assert "gate" not in capsys.readouterr().out
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -12,10 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fourstage.comparison.attribution import FACTORS, Attribution, attribute_pairs, logarithmic_mean
+from fourstage.comparison.effects import compare
 from fourstage.comparison.pairing import pair_keys, per_key
+from fourstage.comparison.run_data import RunData
 from fourstage.records.columns import Columns
-from fourstage.report.wording import sentence
+from fourstage.report.wording import pair_sentence
 from fourstage.stages import STAGES, SampleRecord
+from fourstage.stats.verdicts import CLAIMS, Verdict
 from tests.builders import timed
 
 
@@ -221,14 +225,21 @@ def test_intervals_of_contributions_cover_the_truth() -> None:
     assert 0.90 <= hits / 200 <= 0.99
 
 
+def said(baseline: Sequence[SampleRecord], target: Sequence[SampleRecord], processes: int = 3) -> str:
+    """The sentence on two runs whose processes all measured the same."""
+    runs = [
+        RunData(name, name, {}, {}, {}, Columns.of([replace(r, replicate=i) for i in range(processes) for r in made]))
+        for name, made in (("one", baseline), ("two", target))
+    ]
+    return pair_sentence(compare(runs).pairs[0])
+
+
 def test_the_sentence_tells_the_main_cause_as_a_share_of_the_gap_and_what_works_against_it() -> None:
-    found = attributed(simulated(1), simulated(2, step=2.0, load=0.5))
-    text = sentence(found, "eventgpt", "videollava")
+    baseline, target = simulated(1), simulated(2, step=2.0, load=0.5)
+    found, text = attributed(baseline, target), said(baseline, target)
     gap, tokens, load = found.gap, found.factor("time_per_token"), found.factor("load")
-    assert text.startswith("videollava takes ")
-    assert "longer a sample than eventgpt" in text
-    assert f"{found.ratio.estimate:.2f}x slower" in text
-    assert "over 40 paired samples" in text
+    assert re.match(r"two is 1\.\d\dx slower than one in total \(ratio 1\.\d+ \[", text)
+    assert "over 40 paired samples, in 3 processes a side" in text
     assert f"most of the gap comes from the time per token (+{1000 * tokens.contribution.estimate:.0f} ms, " in text
     share = 100 * tokens.contribution.estimate / gap.estimate
     assert share > 100  # since loading opposes it
@@ -240,46 +251,36 @@ def test_the_sentence_tells_the_main_cause_as_a_share_of_the_gap_and_what_works_
     assert "\n" not in text
 
 
-def test_the_sentence_says_less_and_faster_where_the_target_is_faster() -> None:
-    text = sentence(attributed(simulated(1), simulated(2, tokens=0.3)), "eventgpt", "videollava")
-    assert "less a sample than eventgpt" in text
-    assert "x faster)" in text
+def test_the_sentence_says_faster_where_the_target_is_faster() -> None:
+    text = said(simulated(1), simulated(2, tokens=0.3))
+    assert re.match(r"two is \d\.\d\dx faster than one in total", text)
     assert "most of the gap comes from the number of tokens (−" in text
     assert "against it" not in text
 
 
-def test_the_sentence_claims_no_difference_where_the_interval_holds_none() -> None:
-    text = sentence(attributed(simulated(1), simulated(2)), "one", "two")
-    assert text.startswith("No detectable difference in total between two and one over 40 paired samples: ")
+def test_the_sentence_claims_no_difference_where_the_verdict_claims_none() -> None:
+    rng = np.random.default_rng(4)
+    noisy = [replace(r, total_s=(r.total_s or 0) * rng.lognormal(0, 0.4)) for r in simulated(1)]
+    text = said(simulated(1), noisy)
+    assert text.startswith("No detectable difference in total between two and one over 40 paired samples")
+    assert "would have been seen" in text
     assert "faster" not in text
     assert "gap" not in text
 
 
-def test_the_sentence_claims_nothing_where_the_ratio_may_be_one_though_the_gap_is_told_from_zero() -> None:
-    """Of four samples with unlike totals, as short answers among long ones."""
-    one = [record(key, load=load) for key, load in zip("abcd", (0.1, 0.1, 0.1, 9.0), strict=True)]
-    other = [record(key, load=load) for key, load in zip("abcd", (0.6, 0.7, 0.6, 9.5), strict=True)]
-    found = attributed(one, other)
-    assert not found.gap.contains(0.0)
-    assert found.ratio.contains(1.0)
-    text = sentence(found, "one", "two")
-    assert text.startswith("No detectable difference")
-    assert ", a ratio of 1.2 [" in text
+def test_the_sentence_of_equal_runs_says_equal() -> None:
+    text = said(simulated(1), simulated(2))
+    assert text.startswith("two and one are equal within 2 % in total (ratio ")
+    assert "gap" not in text
 
 
-def test_the_sentence_tells_what_cancels_out_within_no_difference() -> None:
-    records = simulated(3)
-    target = [
-        replace(r, load_s=(r.load_s or 0) + 0.05, encode_s=(r.encode_s or 0) + d)
-        for r, d in zip(records, np.tile([-0.05 + 0.002, -0.05 - 0.002], 20), strict=True)
-    ]
-    target = [
-        replace(t, total_s=(t.load_s or 0) + (t.preprocess_s or 0) + (t.encode_s or 0) + (t.decode_s or 0))
-        for t in target
-    ]
-    text = sentence(attributed(records, target), "one", "two")
-    assert text.startswith("No detectable difference")
-    assert "within the total, two takes 50.0 ms longer in loading, and 50.0 ms less in encoding" in text
+def test_the_sentence_says_where_means_and_medians_disagree_and_names_no_cause_against_the_verdict() -> None:
+    """One sample of 4.9 s among those of 0.2 s: the mean says slower, all others say faster."""
+    one = [record(f"clip {i}", load=1.0) for i in range(12)]
+    other = [record(f"clip {i}", load=40.0 if i == 0 else 0.3 + 0.001 * i) for i in range(12)]
+    text = said(one, other)
+    assert "means and medians disagree: the ratio is " in text
+    assert "most of the gap" not in text or "slower" in text
 
 
 def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_clear() -> None:
@@ -296,7 +297,7 @@ def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_clear
         )
         for r, d in zip(records, scatter, strict=True)
     ]
-    text = sentence(attributed(records, target), "one", "two")
+    text = said(records, target)
     assert (
         "; of what is distinguishable from chance, the largest part comes from loading (+100 ms, 17 % of the gap)"
         in text
@@ -304,13 +305,36 @@ def test_the_sentence_names_no_cause_that_may_be_chance_before_one_that_is_clear
     assert "encoding" not in text
 
 
-def test_the_sentence_of_one_sample_claims_nothing() -> None:
-    text = sentence(attributed([record("a")], [record("a", load=5.0)]), "one", "two")
-    assert text.startswith("Nothing can be claimed about two against one over 1 paired sample:")
-
-
 def test_the_sentence_names_what_was_not_timed_apart() -> None:
     whole = [replace(r, encode_s=None, decode_s=None, prefill_s=None, token_s=()) for r in simulated(1)]
     target = [replace(r, total_s=(r.total_s or 0) * 2) for r in whole]
-    text = sentence(attributed(whole, target), "one", "two")
+    text = said(whole, target)
     assert "comes from what was not timed apart: encoding, the prefill, the number of tokens and the time per" in text
+
+
+ANY_RUN = st.lists(st.tuples(st.floats(1e-4, 10.0), st.floats(1e-4, 10.0)), min_size=1, max_size=8)
+
+
+@settings(deadline=None, max_examples=40)
+@given(ANY_RUN, ANY_RUN, st.integers(1, 3), st.floats(0.5, 2.0))
+def test_no_interval_reaches_zero_and_no_sentence_says_more_than_its_verdict(
+    one: list[tuple[float, float]], other: list[tuple[float, float]], processes: int, luck: float
+) -> None:
+    runs = [
+        RunData(name, name, {}, {}, {}, Columns.of([
+            replace(record(f"{i}", load=load * luck**replicate, encode=encode), replicate=replicate)
+            for replicate in range(processes) for i, (load, encode) in enumerate(made)
+        ]))
+        for name, made in (("one", one), ("two", other))
+    ]  # fmt: skip
+    pair = compare(runs).pairs[0]
+    for row in pair.rows:
+        assert row.effect is None or math.isinf(row.ratio.high) or (row.ratio.low > 0 and row.ratio.estimate > 0)
+        claims = any(word in row.text for word in ("slower", "faster", "higher", "lower", "larger", "smaller"))
+        assert row.verdict is None or claims == (row.verdict in CLAIMS)
+        assert processes > 1 or row.verdict not in (*CLAIMS, Verdict.EQUIVALENT)
+        if row.verdict is not None and row.claimed and row.effect is not None:
+            assert ("slower" in row.text or "larger" in row.text or "higher" in row.text) == (row.effect.log > 0)
+    text = pair_sentence(pair)
+    assert (" slower than " in text or " faster than " in text) == (pair.verdict in CLAIMS)
+    assert text.startswith("Not replicated") or text.startswith("Nothing") or processes > 1

@@ -17,24 +17,39 @@ import pytest
 from fourstage.comparison import effects as comparison
 from fourstage.comparison.effects import Comparison, compare
 from fourstage.comparison.run_data import RunData, cached_stages
-from fourstage.comparison.verdicts import Verdict, detectable_errors, holm, tails
 from fourstage.records.columns import Columns
+from fourstage.report.wording import pair_sentence
 from fourstage.stages import STAGES, SampleRecord, UserError
+from fourstage.stats.replicates import Floor
+from fourstage.stats.verdicts import Verdict
 from tests.builders import timed
 
 CLAIMS = (Verdict.IMPROVED, Verdict.REGRESSED)
 
 
 def records(
-    seed: int, n: int = 60, repeats: int = 1, noise: float = 0.02, clips: int = 7, **factor: float
+    seed: int,
+    n: int = 60,
+    repeats: int = 1,
+    noise: float = 0.02,
+    clips: int = 7,
+    replicates: int = 3,
+    process: float = 0.005,
+    **factor: float,
 ) -> list[SampleRecord]:
-    """A run: `clips` seeds what the samples are, `seed` the noise of measuring them, factors make stages slower."""
+    """A run: `clips` seeds what the samples are, `seed` the noise of measuring them, factors make stages slower.
+
+    `process` is the standard deviation between its processes, of a logarithm.
+    """
     what, rng = np.random.default_rng([clips, 1]), np.random.default_rng([seed, 2])
     size, tokens = what.lognormal(0, 0.6, n), what.integers(5, 40, n)
+    luck = rng.lognormal(0, process, replicates)
     found = []
-    for position in range(n * repeats):
-        i = position % n
-        load, preprocess, encode, prefill, step = rng.lognormal(0, noise, 5) * size[i] * (0.05, 0.02, 0.04, 0.03, 0.01)
+    for position in range(n * repeats * replicates):
+        i, replicate = position % n, position // (n * repeats)
+        load, preprocess, encode, prefill, step = (
+            rng.lognormal(0, noise, 5) * luck[replicate] * size[i] * (0.05, 0.02, 0.04, 0.03, 0.01)
+        )
         load, encode, step = (
             load * factor.get("load", 1),
             encode * factor.get("encode", 1),
@@ -43,7 +58,8 @@ def records(
         token_s = (step,) * (int(tokens[i] * factor.get("tokens", 1)) - 1)
         found.append(
             timed(f"clip {i}", load, preprocess, encode, prefill, token_s, tail=0.0005, sample_id=f"{i}",
-                  position=position, repeat=position // n, started_unix_s=float(position), bytes_read=1000)
+                  position=position, repeat=position // n % repeats, replicate=replicate,
+                  started_unix_s=float(position), bytes_read=1000)
         )  # fmt: skip
     return found
 
@@ -59,63 +75,74 @@ def compared(*runs: Sequence[SampleRecord], margin: float = 0.02) -> Comparison:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Few resamples where only verdicts are asked, which need none."""
+    """Few resamples of the attribution where only verdicts are asked."""
     monkeypatch.setattr(comparison, "RESAMPLES", 20)
 
 
 @pytest.mark.usefixtures("quick")
-@pytest.mark.parametrize("noise", [0.02, 0.15])
+@pytest.mark.parametrize("noise", [0.02, 0.6])
 def test_identical_runs_show_no_difference(noise: float) -> None:
     """With much noise nothing is equivalent either: what is not claimed is Inconclusive."""
-    verdicts = [compared(records(2 * i, noise=noise), records(2 * i + 1, noise=noise)).pairs[0] for i in range(100)]
+    verdicts = [compared(records(2 * i, noise=noise), records(2 * i + 1, noise=noise)).pairs[0] for i in range(60)]
     assert sum(pair.verdict in CLAIMS for pair in verdicts) <= 5
-    assert sum(pair.verdict is Verdict.EQUIVALENT for pair in verdicts) >= (95 if noise == 0.02 else 0)
+    assert sum(pair.verdict is Verdict.EQUIVALENT for pair in verdicts) >= (55 if noise == 0.02 else 0)
     if noise > 0.1:
-        assert sum(pair.verdict is Verdict.INCONCLUSIVE for pair in verdicts) >= 90
+        assert sum(pair.verdict is Verdict.INCONCLUSIVE for pair in verdicts) >= 45
 
 
 @pytest.mark.usefixtures("quick")
 def test_ten_runs_of_the_same_show_no_difference_in_any_of_them() -> None:
-    """Family-wise: of 100 such sweeps at most 5 claim anything, though each makes ten comparisons."""
+    """Family-wise: of 30 such sweeps at most 4 claim anything, though each makes ten comparisons."""
     claims = 0
-    for i in range(100):
-        found = compared(*(records(1000 + 11 * i + j, n=20, noise=0.1) for j in range(11)), margin=0.001)
+    for i in range(30):
+        found = compared(*(records(1000 + 11 * i + j, n=12, noise=0.1) for j in range(11)), margin=0.001)
         claims += any(pair.verdict in CLAIMS for pair in found.pairs)
-    assert claims <= 5
+    assert claims <= 4
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_planted_gain_of_the_encoder_is_found() -> None:
     found = 0
-    for i in range(100):
-        encode = compared(records(2 * i), records(2 * i + 1, encode=0.97)).pairs[0].row("encode")
+    for i in range(40):
+        encode = (
+            compared(records(2 * i, replicates=5), records(2 * i + 1, replicates=5, encode=0.93)).pairs[0].row("encode")
+        )
         assert encode is not None
-        assert encode.detectable_ratio < 1 / 0.97
+        assert encode.detectable_ratio < 1 / 0.93
         found += encode.verdict is Verdict.IMPROVED
-    assert found >= 95
+    assert found >= 38
 
 
 @pytest.mark.usefixtures("quick")
 def test_a_planted_gain_is_found_among_ten_runs_and_in_no_other() -> None:
-    base = records(0)
-    runs = [records(j, encode=0.97 if j == 4 else 1.0) for j in range(1, 11)]
+    base = records(0, replicates=5)
+    runs = [records(j, replicates=5, encode=0.8 if j == 4 else 1.0) for j in range(1, 11)]
     for place, pair in enumerate(compared(base, *runs).pairs, start=1):
         encode = pair.row("encode")
         assert encode is not None
         assert (encode.verdict is Verdict.IMPROVED) == (place == 4)
 
 
+@pytest.mark.usefixtures("quick")
 def test_intervals_cover_the_truth() -> None:
-    """Clips are drawn anew each time. 95 % of 200 have a standard error of 1.5 %."""
+    """Clips are drawn anew each time. 95 % of 100 have a standard error of 2.2 %."""
     ratios = differences = 0
-    for i in range(200):
-        rows = compared(records(i, clips=i, n=40), records(9000 + i, clips=i, n=40, encode=0.8)).pairs[0]
+    for i in range(100):
+        rows = compared(records(i, clips=i, n=20), records(9000 + i, clips=i, n=20, encode=0.8)).pairs[0]
         encode = rows.row("encode")
         assert encode is not None
         ratios += encode.ratio.contains(0.8)
-        differences += encode.difference.contains(-0.2 * 0.04 * math.exp(0.6**2 / 2 + 0.02**2 / 2))
-    assert 0.90 <= ratios / 200 <= 0.99
-    assert 0.89 <= differences / 200 <= 0.99
+        differences += encode.difference.contains(-0.2 * encode.baseline_mean)
+    assert 0.88 <= ratios / 100 <= 1
+    assert 0.88 <= differences / 100 <= 1
+
+
+def by_key(made: Sequence[SampleRecord], field: str, log: bool = False) -> np.ndarray:
+    """The mean of each sample over its processes, or the geometric one."""
+    values: dict[str, list[float]] = {}
+    for record in made:
+        values.setdefault(record.key, []).append(getattr(record, field))
+    return np.array([np.exp(np.log(one).mean()) if log else np.mean(one) for one in values.values()])
 
 
 def test_a_row_has_the_figures_of_both_runs_and_the_word_of_its_sign() -> None:
@@ -125,32 +152,72 @@ def test_a_row_has_the_figures_of_both_runs_and_the_word_of_its_sign() -> None:
     assert tpot is not None
     assert rate is not None
     assert tokens is not None
-    one = np.array([r.encode_s for r in records(1)], dtype=float)
-    other = np.array([r.encode_s for r in records(2, encode=2.0, step=0.5, tokens=2.0)], dtype=float)
+    one, other = (by_key(made, "encode_s") for made in (records(1), records(2, encode=2.0, step=0.5, tokens=2.0)))
     assert (encode.baseline_median, encode.target_mean) == pytest.approx((np.median(one), other.mean()))
-    assert encode.ratio.estimate == pytest.approx(other.mean() / one.mean())
-    assert encode.difference.estimate == pytest.approx((other - one).mean())
+    logs = [np.log(by_key(made, "encode_s", log=True)) for made in (records(1), records(2, encode=2.0, step=0.5))]
+    assert encode.ratio.estimate == pytest.approx(math.exp((logs[1] - logs[0]).mean()))
+    assert encode.difference.estimate == pytest.approx(encode.baseline_mean * (encode.ratio.estimate - 1))
     assert (encode.text.split()[1], encode.verdict) == ("slower", Verdict.REGRESSED)
     assert encode.text == f"{encode.ratio.estimate:.2f}x slower"
     assert (tpot.text.split()[1], tpot.verdict) == ("faster", Verdict.IMPROVED)
     assert tpot.text == f"{1 / tpot.ratio.estimate:.2f}x faster"
-    assert (rate.text.split()[1], rate.verdict) == ("faster", Verdict.IMPROVED)
+    assert (rate.text.split()[1], rate.verdict) == ("higher", Verdict.IMPROVED)
     assert (tokens.text.split()[-1], tokens.verdict) == ("more", None)
     assert tokens.text.endswith(" % more")
 
 
-def test_a_run_against_itself_is_as_long_and_equivalent() -> None:
+def test_a_run_against_itself_is_equivalent() -> None:
     pair = compared(records(1), records(1)).pairs[0]
     total = pair.row("total")
     assert total is not None
-    assert (total.ratio.low, total.ratio.high, total.text) == (1.0, 1.0, "as long as")
+    assert (total.ratio.estimate, total.text) == (1.0, "equal within 2 %")
+    assert total.ratio.low < 1 < total.ratio.high  # its processes differ
     assert pair.verdict is Verdict.EQUIVALENT
-    assert pair.detectable_ratio == 1.0
+    assert 1 < pair.detectable_ratio < 1.02
+
+
+def test_one_process_a_side_claims_nothing_and_says_how_to() -> None:
+    """The fault that was measured: four processes of one configuration, of which pairs were called 1.19x faster."""
+    pair = compared(records(1, replicates=1), records(2, replicates=1, encode=1.5, step=1.5)).pairs[0]
+    assert {row.verdict for row in pair.rows} == {Verdict.NOT_REPLICATED, None}
+    assert (pair.verdict, pair.replicates, pair.detectable_ratio) == (Verdict.NOT_REPLICATED, (1, 1), math.inf)
+    said = pair_sentence(pair)
+    assert said.startswith("Not replicated: run 1 against run 0, ratio 1.3")
+    assert said.endswith("measure each in several (replicates=5).")
+    assert "slower" not in said
+
+
+def test_processes_that_differ_are_not_claimed_as_a_difference() -> None:
+    """By 10 % from process to process, and by little within one: what was called Improved is none."""
+    claims = 0
+    for i in range(60):
+        sides = (records(2 * i + j, n=12, replicates=3, process=0.1, noise=0.005) for j in range(2))
+        claims += compared(*sides).pairs[0].verdict in CLAIMS
+    assert claims <= 6  # of 60 at 5 %
+
+
+def test_a_known_floor_stands_for_processes_that_were_not_measured() -> None:
+    base, target = run(records(1, replicates=1), "a"), run(records(2, replicates=1, step=1.3), "b")
+    floors = {one.run_id: {"total_s": Floor(0.01, 9.0, 0.001, 10, 60)} for one in (base, target)}
+    total = compare([base, target], floors=floors).pairs[0].row("total")
+    assert total is not None
+    assert total.verdict is Verdict.REGRESSED
+    assert total.judgement is not None
+    assert "by a noise floor from earlier runs" in total.judgement.sentence
+    alone = compare([base, target], floors={base.run_id: floors[base.run_id]}).pairs[0]
+    assert alone.verdict is Verdict.NOT_REPLICATED
+
+
+def test_an_invalid_run_is_shown_and_claims_nothing() -> None:
+    pair = compare([run(records(1), "a"), run(records(2, step=3.0), "b", valid=False)]).pairs[0]
+    assert pair.verdict is Verdict.INVALID
+    assert not any(row.claimed for row in pair.rows)
+    assert pair_sentence(pair).startswith("No claim, since a run is invalid: b against a, ratio ")
 
 
 def test_unpaired_keys_and_failures_are_told_and_in_no_figure() -> None:
     base, target = records(1, n=20), records(1, n=20)
-    base = base[:18]
+    base = [r for r in base if r.key not in ("clip 18", "clip 19")]
     target = [
         replace(r, error="broken", error_stage="decode", total_s=99.0) if r.key == "clip 3" else r for r in target
     ]
@@ -182,12 +249,13 @@ def test_runs_without_a_common_sample_claim_nothing() -> None:
     assert pair.detectable_ratio == math.inf
 
 
-def test_one_sample_is_too_few_for_any_claim() -> None:
-    pair = compared(records(1, n=1), records(1, n=1, step=9.0)).pairs[0]
+def test_one_sample_of_one_process_is_too_few_for_any_claim() -> None:
+    pair = compared(records(1, n=1, replicates=1), records(1, n=1, step=9.0, replicates=1)).pairs[0]
     total = pair.row("total")
     assert total is not None
-    assert total.text == "too few samples to tell"
-    assert (pair.verdict, pair.detectable_ratio) == (Verdict.INCONCLUSIVE, math.inf)
+    assert total.text == "not replicated"
+    assert (pair.verdict, pair.detectable_ratio) == (Verdict.NOT_REPLICATED, math.inf)
+    assert pair_sentence(pair).startswith("Nothing can be claimed about run 1 against run 0 over 1 paired sample")
 
 
 def test_repeats_of_a_sample_are_no_new_samples() -> None:
@@ -224,7 +292,7 @@ def test_batches_with_noise_of_their_own_show_no_difference() -> None:
     """Taken as 64 samples, the eight calls' noise would be claimed as a difference in most of these."""
     made = records(1, n=64, noise=0.001)
     claims = 0
-    for i in range(100):
+    for i in range(40):
         one, other = batched(made, 8, 2 * i, 0.1), batched(made, 8, 2 * i + 1, 0.1)
         claims += compared(one, other).pairs[0].verdict in CLAIMS
     assert claims <= 5
@@ -324,7 +392,7 @@ def test_what_was_not_measured_has_no_row_and_the_rest_stands() -> None:
 
 def test_a_figure_that_some_samples_lack_is_over_those_that_have_it() -> None:
     base = records(1, n=10)
-    lacking = [replace(r, token_s=()) if i < 4 else r for i, r in enumerate(base)]
+    lacking = [replace(r, token_s=()) if int(r.key.split()[1]) < 4 else r for r in base]
     pair = compared(base, lacking).pairs[0]
     tpot, total = pair.row("TPOT"), pair.row("total")
     assert tpot is not None
@@ -338,10 +406,10 @@ def test_zero_seconds_on_one_side_break_nothing_and_claim_nothing() -> None:
     pair = compared([replace(r, preprocess_s=0.0) for r in base], base).pairs[0]
     row = pair.row("preprocess")
     assert row is not None
-    assert (row.text, row.verdict) == ("unknown", Verdict.INCONCLUSIVE)
+    assert (row.text, row.verdict) == ("unknown", None)
     both = compared(*([replace(r, preprocess_s=0.0) for r in base],) * 2).pairs[0].row("preprocess")
     assert both is not None
-    assert both.verdict is Verdict.EQUIVALENT
+    assert (both.text, both.verdict) == ("unknown", None)
 
 
 def test_a_baseline_that_is_invalid_is_flagged() -> None:
@@ -371,55 +439,25 @@ def test_what_cannot_be_compared_is_an_error() -> None:
 
 def test_the_same_runs_give_the_same_numbers() -> None:
     one, other = (compared(records(1), records(2, step=1.1)).pairs[0] for _ in range(2))
-    assert one.rows == other.rows
+    assert [(row.ratio, row.difference, row.verdict) for row in one.rows] == [
+        (row.ratio, row.difference, row.verdict) for row in other.rows
+    ]
 
 
-def test_tails_are_those_of_students_t() -> None:
-    """Critical values of the usual tables; Cauchy's closed form; the normal's limit and the seam at 1000 degrees."""
-    for degrees, t, p in (
-        (1, 12.7062, 0.05),
-        (2, 9.9248, 0.01),
-        (5, 4.0321, 0.01),
-        (10, 2.2281, 0.05),
-        (59, 2.0010, 0.05),
-    ):
-        assert tails(np.array([t]), np.array([degrees]))[0] == pytest.approx(p, rel=2e-4)
-    assert tails(np.array([1e3]), np.array([1]))[0] == pytest.approx(2 / math.pi * math.atan(1e-3))
-    assert tails(np.array([1.959964]), np.array([10**6]))[0] == pytest.approx(0.05, rel=1e-4)
-    below, above = tails(np.array([3.0, 3.0]), np.array([1000, 1001]))
-    assert below == pytest.approx(above, rel=1e-3)
-    assert tails(np.array([0.0, 5.0]), np.array([7, 0])).tolist() == [1.0, 1.0]
-
-
-def test_holm_steps_down_and_leaves_out_what_was_not_tested() -> None:
-    adjusted = holm(np.array([[0.01], [0.04], [math.nan], [0.03]]))
-    assert adjusted[:, 0].tolist() == pytest.approx([0.03, 0.06, math.nan, 0.06], nan_ok=True)
-    assert holm(np.array([[0.9], [0.8]])).max() == 1.0
-
-
-def test_the_smallest_effect_is_found_with_its_power() -> None:
-    """In 4 of 5: 400 draws have a standard error of 2 %."""
-    rng, n, alpha = np.random.default_rng(1), 20, 0.01
-    draws = rng.normal(detectable_errors(n - 1, alpha) / math.sqrt(n), 1, (400, n))
-    t = draws.mean(axis=1) / draws.std(axis=1, ddof=1) * math.sqrt(n)
-    found = (tails(np.abs(t), np.full(400, n - 1)) < alpha).mean()
-    assert 0.72 <= found <= 0.86
-
-
-def test_three_hundred_runs_are_compared_in_seconds_and_little_memory() -> None:
-    some = [Columns.of(records(seed, n=200)) for seed in range(5)]
+def test_many_runs_are_compared_in_seconds_and_little_memory() -> None:
+    some = [Columns.of(records(seed, n=100)) for seed in range(2)]
     params = {f"setting {i}": "value" for i in range(80)}
-    runs = [replace(run([]), params=params, columns=some[i % 5]) for i in range(300)]
+    runs = [replace(run([]), params=params, columns=some[i % 2]) for i in range(100)]
     start = time.perf_counter()
     found = compare(runs)
     elapsed = time.perf_counter() - start
-    assert len(found.pairs) == 299
-    assert elapsed < 10  # 2 s on an idle core; a thousand take 6
+    assert len(found.pairs) == 99
+    assert elapsed < 10  # 2 s on an idle core
     tracemalloc.start()
-    compare(runs[:150])
+    compare(runs)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 150 * 2**20
+    assert peak < 200 * 2**20
 
 
 @pytest.mark.parametrize(("devices", "compared"), [(("cpu", "cpu"), False), (("cuda:0", "cpu"), False),

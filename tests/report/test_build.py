@@ -18,7 +18,7 @@ from fourstage.report.build import Compared, compare_sweep, slug
 from fourstage.stages import UserError
 from fourstage.tracking.destination import Destination
 from fourstage.tracking.writer import TrackedRun
-from tests.stores import records, store, sweep
+from tests.stores import in_processes, records, store, sweep
 
 
 def command(where: Destination, tmp_path: Path, **words: str) -> Compared:
@@ -36,8 +36,8 @@ def written(tmp_path: Path) -> dict[str, Any]:
 def test_the_screen_has_figures_shares_facts_causes_and_what_differs(
     where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store(where, "slow", records(1), {"precision": "fp32", "seed": "0"})
-    target = [*records(2, step=0.001)[:11], replace(records(2)[11], key="another clip")]
+    store(where, "slow", in_processes(records(1)), {"precision": "fp32", "seed": "0"})
+    target = in_processes([*records(2, step=0.001)[:11], replace(records(2)[11], key="another clip")])
     store(where, "quick", target, {"precision": "bf16", "seed": "0"})
     assert main(["baseline=slow", "target=quick", f"uri={where.uri}", f"out={tmp_path / 'out'}"]) == 0
     out = capsys.readouterr().out
@@ -49,7 +49,7 @@ def test_the_screen_has_figures_shares_facts_causes_and_what_differs(
     assert re.search(r"decode .*Improved +\d\d\.\d % +\d+\.\d % *\n +bottleneck", out)
     assert re.search(r"load +png +png read and decoded +19\.5 KiB read", out)
     assert re.search(r"the time per token +−.* ms \[.*\] +\d+\.\d %", out)
-    assert "quick takes" in out
+    assert "quick is " in out
     assert re.search(r"precision +fp32 +bf16", out)
     assert "seed" not in out
     assert max(map(len, out.splitlines()[:-1])) <= 170
@@ -58,13 +58,14 @@ def test_the_screen_has_figures_shares_facts_causes_and_what_differs(
 def test_more_runs_have_a_row_each_with_verdict_and_smallest_effect(
     where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sweep(where, a=(records(1), {}, {}), b=(records(2), {}, {}), c=(records(3, step=0.2), {}, {}))
+    a, b, c = (in_processes(made) for made in (records(1), records(2), records(3, step=0.2)))
+    sweep(where, a=(a, {}, {}), b=(b, {}, {}), c=(c, {}, {}))
     command(where, tmp_path)
     out = capsys.readouterr().out
     assert re.search(r"a +12 .*\n +baseline ", out)
     assert re.search(r"b +12 .* Equivalent .* \d+(\.\d+)? %", out)
     assert re.search(r"c +12 .* slower +Regressed .* \d+(\.\d+)? %", out)
-    assert "c takes" in out
+    assert "c is " in out
 
 
 def test_an_invalid_baseline_is_refused_and_an_invalid_target_marked(
@@ -81,11 +82,11 @@ def test_an_invalid_baseline_is_refused_and_an_invalid_target_marked(
     command(where, tmp_path, allow_invalid="true")
     out = capsys.readouterr().out
     assert "do not use: The baseline bad is invalid, so do not rely on anything below." in out
-    assert "Invalid: bad (no_drift, closed_books)" in out
+    assert "no_drift failed in 1 of 2 runs: bad" in out
     found = command(where, tmp_path)
     assert "the baseline is good, since bad, which comes first, failed no_drift, closed_books" in found.notes
     out = capsys.readouterr().out
-    assert "Invalid: bad (no_drift, closed_books)" in out
+    assert "no_drift failed in 1 of 2 runs: bad" in out
     assert [run["valid"] for run in written(tmp_path)["comparisons"][0]["runs"]] == [False, True]
 
 
@@ -214,7 +215,8 @@ def test_a_studys_question_is_answered(where: Destination, tmp_path: Path, capsy
 
 def test_a_sweep_is_compared_at_its_end_with_its_first_valid_run(where: Destination, tmp_path: Path) -> None:
     bad = {"fourstage.valid": "false", "fourstage.checks_failed": "no_drift"}
-    parent, ids = sweep(where, bad=(records(1), {}, bad), good=(records(2), {}, {}), c=(records(3, step=0.2), {}, {}))
+    parent, ids = sweep(where, bad=(records(1), {}, bad), good=(in_processes(records(2)), {}, {}),
+                        c=(in_processes(records(3, step=0.2)), {}, {}))  # fmt: skip
     found = compare_sweep(where, parent, tmp_path / "here")
     comparison = found.parts[0].comparison
     assert comparison.runs[comparison.baseline].run_id == ids["good"]

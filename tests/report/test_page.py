@@ -24,7 +24,7 @@ from fourstage.report.charts import plots_of
 from fourstage.report.html import to_html
 from fourstage.report.layout import MOST_TEXTS, Subject, lay_out
 from fourstage.report.markdown import to_markdown
-from fourstage.report.wording import sentence
+from fourstage.report.wording import pair_sentence
 from fourstage.stages import STAGES, SampleRecord
 from tests.builders import timed
 
@@ -44,13 +44,14 @@ class Finding:
 def records(slower: float = 1.0, n: int = 8, first: int = 0, output: str = "A red car.") -> list[SampleRecord]:
     """Samples that differ, each stage `slower` by a factor."""
     found = []
-    for i in range(first, first + n):
+    for i, replicate in ((i, r) for r in range(2) for i in range(first, first + n)):
         size = (1 + 0.1 * i) * slower * (1 + 0.01 * ((7 * i) % 5))
         token_s = (0.01 * size,) * (5 + i)
         load, preprocess, encode, prefill = 0.02 * size, 0.01 * size, 0.03 * size, 0.04 * size
         found.append(
             timed(f"clip {i}", load, preprocess, encode, prefill, token_s, sample_id=f"{i}", position=i,
-                  bytes_read=2048, question="What is there?", prompt="USER: What is there? ASSISTANT:", output=output,
+                  replicate=replicate, bytes_read=2048, question="What is there?",
+                  prompt="USER: What is there? ASSISTANT:", output=output,
                   output_ids=tuple(range(len(token_s) + 1)), finish_reason="eos", reference="A red car.")
         )  # fmt: skip
     return found
@@ -186,7 +187,7 @@ def test_every_figure_shown_is_the_comparisons() -> None:
     page = Page(html(made))
     pair = made.comparison.pairs[0]
     assert pair.attribution is not None
-    assert sentence(pair.attribution, "run 0", "run 1") in page.all_text
+    assert pair_sentence(pair) in page.all_text
     for row in pair.rows:
         place = page.cells.index(row.name)
         assert page.cells[place + 1 : place + 6] == [
@@ -343,14 +344,16 @@ def test_an_invalid_baseline_is_the_first_thing_to_believe() -> None:
     made = subject(records(), records(1.3), changes={0: {"valid": False, "checks_failed": ("stages_close",)}})
     text = Page(html(made)).all_text
     assert "Do not use: The baseline run 0 is invalid, so do not rely on anything below." in text
-    assert "Invalid: run 0 (stages_close)" in text
+    assert "stages_close failed in 1 of 2 runs: run 0" in text
     assert "Do not rely on this: run 0 is invalid." in text
 
 
 def test_an_invalid_run_is_never_the_fastest() -> None:
     runs = (records(), records(0.5), records(0.9))
     text = Page(html(subject(*runs, changes={1: {"valid": False}}))).all_text
-    assert "Of 2 runs against run 0, in total time: 1 Improved, 1 invalid; the fastest is run 2, 1.11x faster" in text
+    assert (
+        "Of 2 runs against run 0, in total time: 1 Improved, 1 Invalid run; the fastest is run 2, 1.11x faster" in text
+    )
     text = Page(html(subject(*runs, changes={0: {"valid": False}}))).all_text
     assert "Do not rely on this: the baseline run 0 is invalid." in text
 
