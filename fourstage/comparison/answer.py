@@ -11,7 +11,7 @@ statistics (`stats/factors.py`), and pairs of runs (`effects.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fourstage.comparison.cells import cells, sequence_of
 from fourstage.comparison.effects import Floors, processes_of
@@ -106,6 +106,14 @@ def answer(runs: Sequence[RunData], floors: Floors | None = None, margin: float 
         tuple(Place(valid[one.cell], one, labels[one.cell], shown) for one in ranked),
         invalid,
     )
+
+
+def named(runs: Sequence[RunData]) -> list[RunData]:
+    """The runs under names that say what differs; as they are where settings do not tell them apart."""
+    labels = labels_of(runs, swept(runs))
+    if len(set(labels)) < len(runs) or not all(labels):
+        return list(runs)
+    return [replace(run, name=label, logged_name=run.name) for run, label in zip(runs, labels, strict=True)]
 
 
 def labels_of(runs: Sequence[RunData], settings: Sequence[str]) -> list[str]:

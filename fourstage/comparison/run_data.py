@@ -40,6 +40,7 @@ class RunData:
     valid: bool = True
     checks_failed: tuple[str, ...] = ()
     checks_warned: tuple[str, ...] = ()
+    logged_name: str = ""  # in the store, where `name` says what distinguishes it
     pooled: tuple[str, ...] = ()  # ids of the runs that are in it, where it is several
 
     @property

@@ -146,6 +146,7 @@ def lay_out_chosen(
     compared.
     """
     from fourstage.comparison.answer import answer
+    from fourstage.comparison.answer import named as called
     from fourstage.comparison.baseline import choose_baselines
     from fourstage.comparison.effects import compare
     from fourstage.comparison.exclusion import excluded_keys, without
@@ -169,6 +170,7 @@ def lay_out_chosen(
         excluded = excluded_keys(exclude, runs)
         runs = [replace(run, columns=without(run.columns, excluded)) for run in runs] if excluded else runs
         runs = pool(runs)
+        runs = runs if by else called(runs)
         floors, origins = _floors(destination, runs)
         groups, ungrouped = choose_baselines(runs, named.run_id if named else None, by, allow_invalid)
         parts = []

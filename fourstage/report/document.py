@@ -87,7 +87,8 @@ def _run(run: RunData, facts: Sequence[StageFacts]) -> dict[str, Any]:
     measured = run.columns.measured
     return {
         "run_id": run.run_id,
-        "name": run.name,
+        "name": run.logged_name or run.name,
+        "label": run.name,
         "valid": run.valid,
         "checks_failed": run.checks_failed,
         "checks_warned": run.checks_warned,

@@ -42,14 +42,14 @@ def test_the_screen_has_figures_shares_facts_causes_and_what_differs(
     assert main(["baseline=slow", "target=quick", f"uri={where.uri}", f"out={tmp_path / 'out'}"]) == 0
     out = capsys.readouterr().out
     assert "means over 11 paired samples" in out
-    assert "Succeeded in slow and not in quick: 1 sample (clip 11); in no figure" in out
-    assert "Succeeded in quick and not in slow: 1 sample (another clip); in no figure" in out
+    assert "Succeeded in fp32 and not in bf16: 1 sample (clip 11); in no figure" in out
+    assert "Succeeded in bf16 and not in fp32: 1 sample (another clip); in no figure" in out
     assert re.search(r"TPOT +\d+\.\d+ ms +\d+ µs .* 0\.\d+ \[0\.\d+, 0\.\d+\] +\d+\.\d+x faster +Improved", out)
     assert re.search(r"tokens out +5 tokens +5 tokens .*as many as", out)
     assert re.search(r"decode .*Improved +\d\d\.\d % +\d+\.\d % *\n +bottleneck", out)
     assert re.search(r"load +png +png read and decoded +19\.5 KiB read", out)
     assert re.search(r"the time per token +−.* ms \[.*\] +\d+\.\d %", out)
-    assert "quick is " in out
+    assert "bf16 is " in out
     assert re.search(r"precision +fp32 +bf16", out)
     assert "seed" not in out
     assert max(map(len, out.splitlines()[:-1])) <= 170
@@ -192,7 +192,7 @@ def test_a_cached_stage_is_told_as_cached_with_its_filling(
     command(where, tmp_path)
     out = capsys.readouterr().out
     assert re.search(r"load .*cached in the +cached .*\n +cached +target +no verdict", out)
-    assert "Cached in kept (the target): load; filling it took 6.00 s, which is in no stage" in out
+    assert "Cached in cache=frames (the target): load; filling it took 6.00 s, which is in no stage" in out
     assert "from the cache of frames" in out
     pair = written(tmp_path)["comparisons"][0]["pairs"][0]
     assert (pair["cached"], pair["cache_fill_s"]["target"]) == ({"baseline": [], "target": ["load"]}, 6.0)
