@@ -42,7 +42,7 @@ KINDS: Mapping[str, Kind] = {
     "model": Kind("fourstage.models", "fourstage.models", ("Settings", "Model")),
     "dataset": Kind("fourstage.data.formats", "fourstage.datasets", ("Settings", "read")),
     "engine": Kind("fourstage.engines", "fourstage.engines", ("Settings", "Engine")),
-    "quality": Kind("fourstage.quality", "fourstage.quality", ("score",)),
+    "quality": Kind("fourstage.quality", "fourstage.quality", ()),
 }
 CHOSEN = ("model", "dataset", "engine")  # by a setting: a shipped one has conf/<kind>/<name>.yaml
 

@@ -55,6 +55,20 @@ class Sample:
     max_bytes: int = 2 * 1024**3  # decoded: the setting dataset.max_sample_bytes
     notes: tuple[str, ...] = ()  # what was changed in the entry, for the record
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The options of a multiple choice, from the entry's `options`; () where there are none."""
+        options = self.extra.get("options")
+        if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+            return ()
+        return tuple(options)
+
+    @property
+    def answer(self) -> str:
+        """The letter of the right option, from the entry's `answer`."""
+        answer = self.extra.get("answer")
+        return answer if isinstance(answer, str) else ""
+
 
 @dataclass(frozen=True)
 class Fill:
@@ -215,6 +229,14 @@ class SampleRecord:
     output: str | None = None
     output_ids: tuple[int, ...] = ()
     reference: str = ""
+    attributes: str = ""  # the entry's own, as JSON: what is true of a demo scene
+    options: tuple[str, ...] = ()  # of a multiple choice
+    answer: str = ""  # the letter of the right option
+    quality_accuracy: float | None = None  # scores, 0 to 100; None where the sample has nothing to score against
+    quality_choice: float | None = None
+    quality_chrf: float | None = None
+    quality_bleu: float | None = None
+    quality_rouge_l: float | None = None
     error: str | None = None
     error_stage: str | None = None
 

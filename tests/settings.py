@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from fourstage.config.schema import DemoWeights, PretrainedWeights
+from fourstage.config.schema import PretrainedWeights, RandomWeights
 from fourstage.models import eventgpt, videollava
 
 EVENTGPT = eventgpt.Settings()
 VIDEOLLAVA = videollava.Settings()
-DEMO = DemoWeights("demo", 0)
+TINY = RandomWeights("random", "tiny", 0)
 
 
 def pretrained(path: object, vision_tower: str | None = None) -> PretrainedWeights:

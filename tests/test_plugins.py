@@ -53,5 +53,5 @@ def test_two_plugins_of_one_name_are_refused(installed: Path) -> None:
 def test_a_metric_of_another_package_is_found_with_those_that_are_shipped(installed: Path) -> None:
     installed.write_text("[fourstage.quality]\nlength = other_metric\n")
     (installed.parents[1] / "other_metric.py").write_text("def score(output, reference):\n    return len(output)\n")
-    assert plugins.names("quality") == ("chrf", "length")
+    assert plugins.names("quality") == ("accuracy", "bleu", "choice", "chrf", "rouge_l", "length")
     assert plugins.find("quality", "length").score("four", "") == 4

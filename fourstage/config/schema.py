@@ -23,11 +23,16 @@ from fourstage.stages import Media, Sample, Sampling
 
 @dataclass(frozen=True)
 class DemoWeights:
-    """Weights of the demo: a tiny model, seeded, that runs on a CPU."""
+    """Weights of the demo: the model's shipped stand-in; of a model without one, tiny and drawn from the seed."""
 
     name: Literal["demo"]
     seed: Annotated[int, Range(0, MOST)]
     size: ClassVar[str] = "tiny"
+    # shown wherever a run has these weights
+    note: ClassVar[str] = (
+        "weights=demo: a small stand-in trained on synthetic scenes; its answers, quality and times say nothing about "
+        "the published 7B models"
+    )
 
 
 @dataclass(frozen=True)

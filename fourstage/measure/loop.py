@@ -10,6 +10,7 @@ between the first and the last reading: no logging, no printing, no counting of 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeGuard
@@ -26,6 +27,8 @@ from fourstage.stages import (
     SampleRecord,
     Sampling,
 )
+
+MOST_ATTRIBUTES = 10_000  # characters of JSON that go on a record
 
 
 def measure(
@@ -175,8 +178,17 @@ def _begun(
         decode_s=watch.share("decode", size),
         question=item.question,
         reference=item.sample.reference,
+        attributes=_attributes(item.sample.extra.get("attributes")),
+        options=item.sample.options,
+        answer=item.sample.answer,
         notes=item.sample.notes,
     )
+
+
+def _attributes(found: object) -> str:
+    """An entry's attributes as JSON, those that are short; they are scored after the measurement."""
+    text = json.dumps(found) if isinstance(found, dict) else ""
+    return text if len(text) <= MOST_ATTRIBUTES else ""
 
 
 def _held_down(gpu: GpuReading | None) -> tuple[str, ...]:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from fourstage.config.schema import Config, ModelSettings, PretrainedWeights, Weights
 from fourstage.config.values import Range
 from fourstage.lazy import lazy
-from fourstage.models import building
+from fourstage.models import building, stand_ins
 from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.models.checkpoint_config import FLAG, TEXT, nullable, read_clip, read_llama, section_of, taken
 from fourstage.models.checkpoint_files import (
@@ -123,24 +123,29 @@ class Model(StagedPipeline):
         attention: str,
         prompt: str | None = None,
     ) -> Model:
-        if isinstance(weights, PretrainedWeights):
-            return _load_published(settings, weights, device, precision, attention, prompt)
+        found = stand_ins.resolved(weights, settings.name)
+        if isinstance(found, PretrainedWeights):
+            model = _load_published(settings, found, device, precision, attention, prompt)
+            source = stand_ins.source_of(weights, settings.name, model.facts.checkpoint)
+            model.facts = replace(model.facts, checkpoint=source)
+            return model
+        assert not isinstance(weights, PretrainedWeights)
         vision, text = architecture(weights.size)
         tokenizer = demo_tokenizer()
-        model = _build(vision, text, device, precision, attention)
-        building.fill_random(model, weights.seed, std=building.RANDOM_STD[weights.size])
+        built = _build(vision, text, device, precision, attention)
+        building.fill_random(built, weights.seed, std=building.RANDOM_STD[weights.size])
         return cls(
             settings,
-            model=model,
+            model=built,
             tokenizer=tokenizer,
             image_processor=clip_processor(vision.image_size),
             eos_ids=(2,),
             pad_id=0,
             facts=ModelFacts.read_off(
-                model,
+                built,
                 attention,
                 f"random, {weights.size}, seed {weights.seed}",
-                building.parameters_hash(model),
+                building.parameters_hash(built),
                 MAX_ROWS,
             ),
         )

@@ -10,12 +10,13 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from fourstage.config.schema import PretrainedWeights, Weights
 from fourstage.lazy import lazy
-from fourstage.models import building
+from fourstage.models import building, stand_ins
 from fourstage.models.base import ModelFacts, StagedPipeline, check_rows, patches
 from fourstage.models.checkpoint_config import (
     ACTIVATION,
@@ -105,8 +106,13 @@ class LlavaPipeline(StagedPipeline):
         attention: str,
         prompt: str | None = None,
     ) -> LlavaPipeline:
-        if isinstance(weights, PretrainedWeights):
-            return cls._from_published(settings, weights, device, precision, attention, prompt)
+        found = stand_ins.resolved(weights, settings.name)
+        if isinstance(found, PretrainedWeights):
+            pipeline = cls._from_published(settings, found, device, precision, attention, prompt)
+            source = stand_ins.source_of(weights, settings.name, pipeline.facts.checkpoint)
+            pipeline.facts = replace(pipeline.facts, checkpoint=source)
+            return pipeline
+        assert not isinstance(weights, PretrainedWeights)
         tokenizer = demo_tokenizer(extra_tokens=cls.extra_tokens)
         config = cls.architecture(weights.size, len(tokenizer), tokenizer.convert_tokens_to_ids(cls.placeholder))
         model = cls._build(config, device, precision, attention)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fourstage.records.figures import PEAK_MEMORY, SUMMARISED, TOKENS_OUT, TPOT
+from fourstage.records.figures import PEAK_MEMORY, QUALITY, SUMMARISED, TOKENS_OUT, TPOT
 from fourstage.records.table import pieces
 from fourstage.stages import STAGES, SampleRecord
 
@@ -35,7 +35,7 @@ LISTS = ("token_s", "output_ids", "notes", "cached_stages")  # as their lengths
 SECONDS = (*(figure.field for figure in SUMMARISED), "end_to_end_s")
 NUMBERS = (
     *SECONDS, TOKENS_OUT.field, PEAK_MEMORY.field, "started_unix_s", "text_tokens", "visual_tokens", "vision_calls",
-    "images", "bytes_read", "cached_share", "cache_fill_s",
+    "images", "bytes_read", "cached_share", "cache_fill_s", *(figure.field for figure in QUALITY),
 )  # fmt: skip
 CHUNK = 16384  # records under way at once
 
@@ -69,6 +69,11 @@ class Columns:
     bytes_read: Floats
     cached_share: Floats  # of a sample's files, just before they were read
     cache_fill_s: Floats
+    quality_accuracy: Floats  # 0 to 100, as the other scores
+    quality_choice: Floats
+    quality_chrf: Floats
+    quality_bleu: Floats
+    quality_rouge_l: Floats
     finish_reason_codes: Codes  # into `finish_reasons`; -1: none
     finish_reasons: tuple[str, ...]
     source_codes: Codes  # into `sources`; -1: none

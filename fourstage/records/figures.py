@@ -16,7 +16,7 @@ from typing import Literal
 from fourstage.records.units import MISSING, amount, significant
 from fourstage.stages import STAGES
 
-Kind = Literal["time", "rate", "count", "size"]
+Kind = Literal["time", "rate", "count", "size", "score"]
 DISTRIBUTION = ("mean", "median", "p90", "p95", "p99", "std", "mad")  # of a figure whose metrics describe all samples
 
 
@@ -27,7 +27,7 @@ class Figure:
     name: str  # in MLflow
     field: str
     heading: str  # in tables
-    unit: str  # "s", "ms", "tokens", "tokens/s" or "bytes"
+    unit: str  # "s", "ms", "tokens", "tokens/s", "bytes" or "%"
     kind: Kind  # how a ratio is described
     meaning: str
     of_run: str = "median"  # what the run's main metric is of its samples'
@@ -66,7 +66,7 @@ class Figure:
     @property
     def better(self) -> int:
         """-1: less is better; 1: more is; 0: neither."""
-        return {"time": -1, "size": -1, "rate": 1, "count": 0}[self.kind]
+        return {"time": -1, "size": -1, "rate": 1, "count": 0, "score": 1}[self.kind]
 
 
 def _stage(stage: str, meaning: str) -> Figure:
@@ -76,6 +76,11 @@ def _stage(stage: str, meaning: str) -> Figure:
 
 def _time(field: str, heading: str, meaning: str) -> Figure:
     return Figure(field, field, heading, "s", "time", meaning, per_sample=field)
+
+
+def _score(name: str, heading: str, unit: str, meaning: str) -> Figure:
+    """A figure of quality, 0 to 100; docs/figures.md."""
+    return Figure(f"quality.{name}", f"quality_{name}", heading, unit, "score", meaning, of_run="mean", statistics=())
 
 
 LOAD = _stage("load", "stage 1: from disk to uint8 images in memory")
@@ -106,8 +111,16 @@ PEAK_MEMORY = Figure(
     "GPU: the allocator's peak; CPU: the process's resident set", of_run="largest", statistics=(),
 )  # fmt: skip
 
+ACCURACY = _score("accuracy", "accuracy", "%", "facts of a scene that an answer has right, of those asked or stated")
+CHOICE = _score("choice", "choice", "%", "multiple choices answered by the right option")
+CHRF = _score("chrf", "chrF", "", "n-grams of characters shared with the reference")
+BLEU = _score("bleu", "BLEU", "", "n-grams of words shared with the reference")
+ROUGE_L = _score("rouge_l", "ROUGE-L", "", "longest sequence of words shared with the reference")
+QUALITY = (ACCURACY, CHOICE, CHRF, BLEU, ROUGE_L)
+
 FIGURES = (
     LOAD, PREPROCESS, ENCODE, PREFILL, DECODE, TOTAL, TTFT, TPOT, TOKENS_IN, TOKENS_OUT, TOKENS_PER_S, PEAK_MEMORY,
+    *QUALITY,
 )  # fmt: skip
 OF_STAGE = (LOAD, PREPROCESS, ENCODE, DECODE)
 SUMMARISED = (*OF_STAGE, TOTAL, PREFILL, TTFT)  # with their whole distribution
@@ -118,11 +131,12 @@ RUN_TABLE = (*OF_STAGE, PREFILL, TOTAL, TTFT, TPOT, TOKENS_IN, TOKENS_OUT)
 COMPARISON = FIGURES
 JOBS = (*OF_STAGE, TOTAL, TTFT, TPOT, TOKENS_OUT)
 LISTED = (*OF_STAGE, TOTAL, TPOT, TOKENS_OUT)
-VIEW_COLUMNS = (*OF_STAGE, TOTAL, TPOT, TOKENS_OUT, TTFT, TOKENS_IN, TOKENS_PER_S)
+VIEW_COLUMNS = (*OF_STAGE, TOTAL, TPOT, TOKENS_OUT, TTFT, TOKENS_IN, TOKENS_PER_S, ACCURACY)
 VIEW_CHARTS = (TOTAL, TPOT, TOKENS_OUT, *OF_STAGE, TTFT, TOKENS_IN, TOKENS_PER_S)
 PLOTS = (*OF_STAGE, TOTAL, TOKENS_OUT)
 SHOWN_IN = {
     "the table at the end of a run": RUN_TABLE,
+    "the lines of quality at the end of a run": QUALITY,
     "compare": COMPARISON,
     "a sweep's table of jobs": JOBS,
     "fourstage ls": LISTED,

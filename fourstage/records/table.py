@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fourstage.records.figures import DECODE, ENCODE, LOAD, PREPROCESS, TOKENS_IN, TOTAL, TPOT
+from fourstage.records.quality import stored_scores
 from fourstage.records.units import first_few
 from fourstage.stages import SampleRecord, UserError
 from fourstage.text import storable
@@ -65,10 +66,12 @@ class RecordFile:
         self.notes: dict[str, None] = {}  # each once, the first MOST_NOTES of them
         self._schema = schema()
         self._waiting: list[dict[str, object]] = []
+        self._scored: list[SampleRecord] = []  # those that wait: they are scored where they are written
         self._writer = pq.ParquetWriter(path, self._schema)
 
     def append(self, record: SampleRecord) -> None:
         """Take a record; it is written with others, outside whatever is being timed."""
+        self._scored.append(record)
         self._waiting.append({name: _value(record, name) for name in self._schema.names})
         if record.role == "sample":
             self.count += 1
@@ -103,6 +106,9 @@ class RecordFile:
         import pyarrow as pa
 
         if self._waiting:
+            for row, record in zip(self._waiting, self._scored, strict=True):
+                row.update(stored_scores(record))
+            self._scored = []
             self._writer.write_table(pa.Table.from_pylist(self._waiting, self._schema))
             self._waiting = []
 

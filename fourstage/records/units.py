@@ -22,12 +22,13 @@ if TYPE_CHECKING:
 
 MISSING = "–"  # where a table has no figure
 ROUNDING_S = 1e-12  # what is left of equal times when one is subtracted from the other
-SAME = {"time": "as long as", "rate": "as fast as", "count": "as many as", "size": "as much as"}
+SAME = {"time": "as long as", "rate": "as fast as", "count": "as many as", "size": "as much as", "score": "as good as"}
 MORE_OR_LESS = {
     "time": ("slower", "faster"),
     "rate": ("faster", "slower"),
     "count": ("more", "fewer"),
     "size": ("more", "less"),
+    "score": ("higher", "lower"),
 }
 SCALES = {  # unit → (size in that unit, name), largest first
     "s": ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")),
@@ -103,8 +104,8 @@ def percent(share: float, digits: int = 1) -> str:
 def ratio_in_words(ratio: float, kind: str = "time") -> str:
     """`2.00x faster`, `1.30x slower`, `as long as`; of counts and sizes `125 % more`, `56 % fewer`.
 
-    Kinds: "time" (less is faster), "rate" (more is faster), "count" and "size". A ratio that rounds to 1.00 is no
-    difference. Raises ValueError for another kind.
+    Kinds: "time" (less is faster), "rate" (more is faster), "count", "size" and "score". A ratio that rounds to 1.00 is
+    no difference. Raises ValueError for another kind.
     """
     if kind not in SAME:
         raise ValueError(f"unknown kind {kind!r}; choose one of {', '.join(SAME)}")
@@ -113,7 +114,7 @@ def ratio_in_words(ratio: float, kind: str = "time") -> str:
     if f"{ratio:.2f}" == "1.00":
         return SAME[kind]
     word = MORE_OR_LESS[kind][ratio < 1]
-    if kind in ("count", "size"):
+    if kind in ("count", "size", "score"):
         return f"{100 * abs(ratio - 1):.0f} % {word}"
     if not 0 < ratio < math.inf:
         return f"infinitely {word}"

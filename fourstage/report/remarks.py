@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fourstage.comparison.effects import Comparison, Pairwise, Unpaired
+from fourstage.config.schema import DemoWeights
 from fourstage.records.units import first_few, plural, seconds
 
 MOST_REMARKS = 12  # of one kind
@@ -60,6 +61,8 @@ def remarks(comparison: Comparison) -> tuple[Remark, ...]:
                 lost.append(Remark("warned", f"Succeeded in {name} and not in {other}: {_keys(only)}; in no figure"))
     found += _limited(lost)
     found += _limited([remark for pair in comparison.pairs for remark in _cache_remarks(pair)])
+    if any(run.params.get("weights.name") == "demo" for run in comparison.runs):
+        found.append(Remark("note", DemoWeights.note))
     return tuple(found)
 
 

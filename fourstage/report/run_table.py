@@ -5,6 +5,7 @@ print_run("eventgpt-demo", run_id, "FINISHED", file, columns, checks, reached, "
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fourstage.records.columns import Columns
-from fourstage.records.figures import ENCODE, PREFILL, RUN_TABLE, TOTAL, TPOT, TTFT, Figure
+from fourstage.records.figures import ENCODE, PREFILL, QUALITY, RUN_TABLE, TOTAL, TPOT, TTFT, Figure
 from fourstage.records.units import MISSING, between, seconds
 from fourstage.screen import console, sample_name, shown
 from fourstage.stages import SampleRecord
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from fourstage.records.table import RecordFile
     from fourstage.trust.check import Check
 
+MOST_ANSWERS = 3  # shown on the screen beside their references
 MOST_FAULTS = 5  # shown on the screen; all are on the records
 REACHED = {  # figure → metric of the share of the device's limit that it reached, and its name
     ENCODE: ("encode_mfu", "MFU"),
@@ -100,6 +102,34 @@ def interval_cells(columns: Columns) -> list[str]:
     return cells
 
 
+def quality_line(columns: Columns) -> str:
+    """Each score's mean with its 95 % interval over the samples that have one; "" where none has."""
+    done = columns.done
+    parts = []
+    for figure in QUALITY:
+        values = getattr(done, figure.field)
+        present = ~np.isnan(values)
+        if not present.any():
+            continue
+        mean = float(values[present].mean())
+        found = bootstrap_interval(values[present], "mean", clusters=done.key_codes[present], resamples=1000)
+        limits = f" [{found.low:.0f}, {found.high:.0f}]" if np.isfinite([found.low, found.high]).all() else ""
+        parts.append(f"{figure.heading} {mean:.1f}{figure.unit and ' '}{figure.unit}{limits} n={present.sum()}")
+    return f"[bold]quality[/bold]  {'   '.join(parts).replace('[', chr(92) + '[')}" if parts else ""
+
+
+def answer_line(record: SampleRecord, width: int) -> str:
+    """A question, its answer and the reference on one line of about so many characters."""
+    parts = [record.question or "", record.output or "(nothing)", record.reference]
+    left = max(60, width - 16)
+    shares = (0.28, 0.40, 0.32) if record.reference else (0.35, 0.65, 0.0)
+    question, output, reference = (
+        shown(textwrap.shorten(" ".join(part.split()), max(8, int(share * left)), placeholder="…"))
+        for part, share in zip(parts, shares, strict=True)
+    )
+    return f"  [dim]{question}[/dim] {output}" + (f" [dim]reference: {reference}[/dim]" if record.reference else "")
+
+
 def _failure(record: SampleRecord) -> str:
     """Which sample failed, where and why, for rich."""
     return f"{shown(sample_name(record.sample_id, record.key))} in {record.error_stage}: {shown(record.error or '')}"
@@ -114,6 +144,7 @@ def print_run(
     checks: Sequence[Check],
     reached: Mapping[str, float],
     wrote_to: str,
+    remark: str = "",
 ) -> None:
     """One table: median and range of each stage, tokens, TTFT, TPOT, total, and what share of the device's limits
     that is; then faults and checks, name and id. The file is closed."""
@@ -137,6 +168,10 @@ def print_run(
         screen.print(table)
         if line := fill_line(columns):
             screen.print(line)
+        if line := quality_line(columns):
+            screen.print(line)
+        for record in islice((record for record in file if record.role == "sample" and record.ok), MOST_ANSWERS):
+            screen.print(answer_line(record, screen.width), soft_wrap=True)
     faulty = (record for record in file if record.role == "sample" and not record.ok)
     nothing = file.failed > 0 and not done
     for record in islice(faulty, MOST_FAULTS if file.failed and not nothing else 0):
@@ -150,6 +185,8 @@ def print_run(
         screen.print(f"[red]INVALID[/red]  no sample succeeded; {all_of_them} {_failure(next(faulty))}", soft_wrap=True)
     elif file.count:  # of a run that failed before its first sample the cause was said
         print_checks(screen, checks)
+    if remark:
+        screen.print(f"[yellow]note[/yellow] {shown(remark)}")
     state = "[green]FINISHED[/green]" if status == "FINISHED" else f"[red]{status}[/red]"
     screen.print(
         f"{state}  {done} ok, {file.failed} failed   run [bold]{shown(name)}[/bold]  id {run_id}  in {shown(wrote_to)}"

@@ -190,9 +190,12 @@ def _record(
     columns = Columns.read(file.path).measured
     folder.add_tags(as_tags(checks) | {"fourstage.source_read": ",".join(columns.sources) or "none"})
     folder.add_metrics(_metrics(columns, file) | figures)
+    remark = schema.DemoWeights.note if isinstance(config.weights, schema.DemoWeights) else ""
+    if remark:
+        folder.add_tags({"fourstage.note": remark})
     print_run(
         prepared.name, folder.state.run_id or "not in the store yet", outcome.status, file, columns, checks,
-        figures, config.tracking.uri,
+        figures, config.tracking.uri, remark,
     )  # fmt: skip
     count = len(set(columns.replicate.tolist()))
     if count > 2 and (floors := processes(columns).floors):  # of two, the bound says little

@@ -40,7 +40,7 @@ MEASURED = f"metrics.`{TOTAL.metric}` >= 0"  # no parents of sweeps, nothing tha
 # widths in pixels, so that a screen of 1440 shows a run's name and begin, settings, stages, TPOT, tokens and validity
 OWN = {"attributes.`Run Name`": 175, "runDateAndNestInfo": 118}  # MLflow's columns, always there
 SETTINGS = {"model.name": 96, "precision": 70, "temperature": 70}
-WIDTHS = (66, 80, 78, 78, 66, 64, 72, 75, 130, 100)  # of VIEW_COLUMNS
+WIDTHS = (66, 80, 78, 78, 66, 64, 72, 75, 130, 100, 110)  # of VIEW_COLUMNS
 VALID = {"fourstage.valid": 72}
 OLDER_WIDTH = 130  # of times in seconds, which runs of earlier versions have alone
 MOST_IN_A_CHART = 20

@@ -23,7 +23,7 @@ from fourstage.trust.audits import run_audits
 from fourstage.trust.checks.answers import staged_equals_own
 from tests.engines.llamas import llama, prompt, silent
 from tests.fakes import plan, samples
-from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
+from tests.settings import EVENTGPT, TINY, VIDEOLLAVA
 from tests.small import Run, finished, jobs_since
 from tests.trust.test_checks import evidence
 
@@ -41,9 +41,9 @@ def ids_of(store: Destination, run: RunFacts) -> dict[str, tuple[int, ...]]:
 @pytest.fixture(params=["eventgpt", "videollava"])
 def pipeline(request: pytest.FixtureRequest) -> Iterator[Any]:
     if request.param == "eventgpt":
-        yield eventgpt.Model.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
+        yield eventgpt.Model.from_weights(EVENTGPT, TINY, "cpu", "fp32", "sdpa")
     else:
-        yield videollava.Model.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
+        yield videollava.Model.from_weights(VIDEOLLAVA, TINY, "cpu", "fp32", "sdpa")
 
 
 def test_both_models_decode_to_the_ids_of_eager(pipeline: Any) -> None:
@@ -167,7 +167,7 @@ class Disturbed(graph.Engine):
 def test_ids_that_part_pass_at_a_near_tie_only(
     precision: str, margin: float | None, verdict: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pipeline: Any = eventgpt.Model.from_weights(EVENTGPT, DEMO, "cpu", precision, "sdpa")
+    pipeline: Any = eventgpt.Model.from_weights(EVENTGPT, TINY, "cpu", precision, "sdpa")
     pipeline.engine = Disturbed(graph.Settings())
     if margin is not None:  # a head whose two best tokens are nearly level, and noise as bf16 explains it
         pipeline.engine.noise = 0.02

@@ -38,7 +38,7 @@ from fourstage.trust.checks import check_run
 from fourstage.trust.evidence import Evidence, Expected
 from fourstage.trust.gather import gather
 from tests.fakes import FakeClock, FakeDevice
-from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
+from tests.settings import EVENTGPT, TINY, VIDEOLLAVA
 
 SERVED = {"none": (), "frames": ("load",), "tensors": ("load", "preprocess")}
 FIXED = ["generation=fixed", "max_new_tokens=6"]
@@ -57,8 +57,8 @@ def samples(root: Path) -> list[Sample]:
 @pytest.fixture(scope="module", params=["eventgpt", "videollava"])
 def pipeline(request: pytest.FixtureRequest) -> StagedPipeline:
     if request.param == "eventgpt":
-        return EventGPT.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
-    return VideoLlava.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
+        return EventGPT.from_weights(EVENTGPT, TINY, "cpu", "fp32", "sdpa")
+    return VideoLlava.from_weights(VIDEOLLAVA, TINY, "cpu", "fp32", "sdpa")
 
 
 def configured(root: Path, pipeline: StagedPipeline, *overrides: str) -> Config:

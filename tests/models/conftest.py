@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fourstage.stages import Media, Sampling
-from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
+from tests.settings import EVENTGPT, TINY, VIDEOLLAVA
 
 GREEDY = Sampling(temperature=0, top_p=1, top_k=0, max_new_tokens=16)
 
@@ -23,14 +23,14 @@ def media(images: int, seed: int = 0) -> Media:
 def eventgpt() -> Any:
     from fourstage.models.eventgpt import Model as EventGPT
 
-    return EventGPT.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "sdpa")
+    return EventGPT.from_weights(EVENTGPT, TINY, "cpu", "fp32", "sdpa")
 
 
 @pytest.fixture(scope="session")
 def videollava() -> Any:
     from fourstage.models.videollava import Model as VideoLlava
 
-    return VideoLlava.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "sdpa")
+    return VideoLlava.from_weights(VIDEOLLAVA, TINY, "cpu", "fp32", "sdpa")
 
 
 @pytest.fixture(params=["eventgpt", "videollava"])

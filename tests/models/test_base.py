@@ -131,11 +131,11 @@ def test_precision_sets_weights_and_activations_and_leaves_rope_in_fp32(precisio
     from fourstage.models.building import dtype_of
     from fourstage.models.eventgpt import Model as EventGPT
     from fourstage.models.videollava import Model as VideoLlava
-    from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
+    from tests.settings import EVENTGPT, TINY, VIDEOLLAVA
 
     for made in (
-        EventGPT.from_weights(EVENTGPT, DEMO, "cpu", precision, "sdpa"),
-        VideoLlava.from_weights(VIDEOLLAVA, DEMO, "cpu", precision, "sdpa"),
+        EventGPT.from_weights(EVENTGPT, TINY, "cpu", precision, "sdpa"),
+        VideoLlava.from_weights(VIDEOLLAVA, TINY, "cpu", precision, "sdpa"),
     ):
         dtype = dtype_of(precision)
         assert {parameter.dtype for parameter in made.model.parameters()} == {dtype}
@@ -150,10 +150,10 @@ def test_precision_sets_weights_and_activations_and_leaves_rope_in_fp32(precisio
 
 def test_random_weights_follow_their_seed() -> None:
     from fourstage.models.eventgpt import Model as EventGPT
-    from tests.settings import DEMO, EVENTGPT
+    from tests.settings import EVENTGPT, TINY
 
     hashes = [
-        EventGPT.from_weights(EVENTGPT, replace(DEMO, seed=seed), "cpu", "fp32", "sdpa").facts.checkpoint_hash
+        EventGPT.from_weights(EVENTGPT, replace(TINY, seed=seed), "cpu", "fp32", "sdpa").facts.checkpoint_hash
         for seed in (0, 0, 1)
     ]
     assert hashes[0] == hashes[1] != hashes[2]

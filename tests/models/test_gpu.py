@@ -13,7 +13,7 @@ import pytest
 from fourstage.config.schema import RandomWeights
 from fourstage.stages import Sampling
 from tests.models.conftest import media
-from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
+from tests.settings import EVENTGPT, TINY, VIDEOLLAVA
 
 pytestmark = pytest.mark.gpu
 FULL = RandomWeights("random", "7b", 0)
@@ -48,7 +48,7 @@ def test_full_size_is_built_on_the_device_in_seconds_and_runs(model: str, precis
     import torch
 
     torch.cuda.empty_cache()
-    load(model, DEMO, precision)  # what is loaded once a process
+    load(model, TINY, precision)  # what is loaded once a process
     host = psutil.Process().memory_info().rss
     start = time.perf_counter()
     pipeline = load(model, FULL, precision)
@@ -100,9 +100,9 @@ def test_a_gpu_gives_the_ids_of_the_cpu_on_the_small_model(model: str) -> None:
     made = []
     for device in ("cpu", "cuda"):
         pipeline: Any = (
-            EventGPT.from_weights(EVENTGPT, DEMO, device, "fp32", "sdpa")
+            EventGPT.from_weights(EVENTGPT, TINY, device, "fp32", "sdpa")
             if model == "eventgpt"
-            else VideoLlava.from_weights(VIDEOLLAVA, DEMO, device, "fp32", "sdpa")
+            else VideoLlava.from_weights(VIDEOLLAVA, TINY, device, "fp32", "sdpa")
         )
         if device == "cuda":  # drawn values follow the device; take the CPU's
             pipeline.model.load_state_dict(made[0][0].model.state_dict())
@@ -113,7 +113,7 @@ def test_a_gpu_gives_the_ids_of_the_cpu_on_the_small_model(model: str) -> None:
 
 @pytest.mark.parametrize("model", ["eventgpt", "videollava"])
 def test_a_batch_gives_the_ids_of_its_samples_alone_on_a_gpu(model: str) -> None:
-    pipeline = load(model, DEMO, "fp32")
+    pipeline = load(model, TINY, "fp32")
     images = 5 if model == "eventgpt" else 8
     questions = ["Is it day?", "What are the key elements in this scene, and why is it dark?"]
     greedy = replace(FIXED, max_new_tokens=8)

@@ -10,7 +10,7 @@ from fourstage.models.shapes import Shapes
 from fourstage.stages import Sampling
 from fourstage.trust.roofline import decode_step_cost, encode_cost, prefill_cost
 from tests.models.conftest import media
-from tests.settings import DEMO, EVENTGPT, VIDEOLLAVA
+from tests.settings import EVENTGPT, TINY, VIDEOLLAVA
 
 
 def counted(call: Any) -> int:
@@ -33,8 +33,8 @@ def eager(model: str) -> Any:
     from fourstage.models.videollava import Model as VideoLlava
 
     if model == "eventgpt":
-        return EventGPT.from_weights(EVENTGPT, DEMO, "cpu", "fp32", "eager")
-    return VideoLlava.from_weights(VIDEOLLAVA, DEMO, "cpu", "fp32", "eager")
+        return EventGPT.from_weights(EVENTGPT, TINY, "cpu", "fp32", "eager")
+    return VideoLlava.from_weights(VIDEOLLAVA, TINY, "cpu", "fp32", "eager")
 
 
 def full_size(model: str) -> Any:

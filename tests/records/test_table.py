@@ -57,6 +57,14 @@ FULL = SampleRecord(
     output="A car.",
     output_ids=(1, 2, 3, 2),
     reference="A red car.",
+    attributes='{"time": "day"}',
+    options=("one", "two"),
+    answer="A",
+    quality_accuracy=50.0,
+    quality_choice=100.0,
+    quality_chrf=41.5,
+    quality_bleu=20.25,
+    quality_rouge_l=30.5,
 )
 FAILED = SampleRecord(key="c", sample_id="8", position=4, error="no such file: c.npy", error_stage="load")
 

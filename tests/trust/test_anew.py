@@ -119,6 +119,9 @@ def test_sampling_in_the_measurement_alone_is_found(root: Path, model: str) -> N
     assert judged(again(run.measure(), asked=None)).verdict == "fail"
 
 
+TINY = ("weights=random", "weights.size=tiny")  # whose answers change with any change of the pictures
+
+
 def first_sample(run: Run, media: Media) -> Media:
     return type(run.pipeline).load(run.pipeline, run.samples[0])
 
@@ -137,7 +140,7 @@ def other_order(run: Run, media: Media) -> Media:
      ("videollava", first_sample), ("videollava", one_image), ("videollava", other_order)],
 )  # fmt: skip
 def test_other_media_than_the_sample_has_are_found(root: Path, model: str, plant: Any) -> None:
-    run = Run(root, model)
+    run = Run(root, model, *TINY)
     honest = run.pipeline.load
     run.pipeline.load = lambda sample: plant(run, honest(sample))  # type: ignore[method-assign]
     found = again(run.measure(), asked=None)  # the fault is in the pipeline still: the files are read without it
@@ -145,7 +148,7 @@ def test_other_media_than_the_sample_has_are_found(root: Path, model: str, plant
 
 
 def test_the_first_frames_under_the_indices_of_spread_ones_are_found(root: Path) -> None:
-    run = Run(root, "videollava")
+    run = Run(root, "videollava", *TINY)
     honest = run.pipeline.load
 
     def first_frames(sample: Any) -> Media:
@@ -165,7 +168,7 @@ def test_of_a_long_answer_the_beginning_is_made_again(root: Path, model: str, mo
 
 
 def test_what_plain_code_does_not_cover_is_left_out_and_does_not_pass(root: Path) -> None:
-    run = Run(root, "videollava").measure()
+    run = Run(root, "videollava", *TINY).measure()
     run.records = [replace(record, notes=("rotated by 90 degrees",)) for record in run.records]
     check = judged(again(run))
     assert (check.verdict, check.detail.count("noted: rotated")) == ("not possible", 2)
