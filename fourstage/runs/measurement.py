@@ -96,7 +96,8 @@ class Measurement:
         except BaseException:
             pipeline.engine.release()  # what it captured is no part of another job's peak; else `check` does it
             raise
-        self._record_engine(pipeline)
+        if not self.folder.gone:  # a file would make it again, and nobody would be told
+            self._record_engine(pipeline)
         self._busy = processors_busy(begun)
 
     def check(self) -> None:
