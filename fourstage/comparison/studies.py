@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from fourstage.comparison.effects import processes_of
 from fourstage.comparison.findings import (
     CANNOT_TELL,
     COUNTS,
@@ -39,20 +41,34 @@ from fourstage.comparison.grouping import group_by
 from fourstage.comparison.run_data import RunData, stage_facts
 from fourstage.config.values import SettingError
 from fourstage.records.figures import ENCODE, PREFILL, TOKENS_OUT, TOTAL, TPOT, TTFT
-from fourstage.records.units import plain, with_limits
+from fourstage.records.units import first_few, plain, with_limits
 from fourstage.stats.intervals import Interval, bootstrap_interval, paired_interval
 
 Study = Callable[[Sequence[RunData]], Iterator["Finding"]]
 
 
 def find(study: str, runs: Sequence[RunData]) -> tuple[Finding, ...]:
-    """The findings of a study's runs; none for a study that is not known. Runs that are invalid answer nothing."""
+    """The findings of a study's runs; none for a study that is not known.
+
+    Runs that are invalid, and runs of one process, answer nothing.
+    """
     if (ask := STUDIES.get(study)) is None:
         return ()
     nothing = Finding(
         f"What the study {study} asks", CANNOT_TELL, "No two valid runs are here that differ in what it sweeps."
     )
-    return tuple(ask([run for run in runs if run.valid])) or (nothing,)
+    valid = [run for run in runs if run.valid]
+    found = tuple(ask(valid)) or (nothing,)
+    single = [run.name for run in valid if processes_of(run) == 1]
+    return tuple(_not_replicated(one, single) for one in found) if single else found
+
+
+def _not_replicated(finding: Finding, single: Sequence[str]) -> Finding:
+    """A yes or no of processes that were measured once is none: the next process may say otherwise."""
+    if finding.answer == CANNOT_TELL:
+        return finding
+    one = f"Not replicated: {first_few(single)} {'was' if len(single) == 1 else 'were'} measured in one process."
+    return replace(finding, answer=CANNOT_TELL, measured=f"{finding.measured} {one} Set replicates=3 or more.")
 
 
 def event_vs_video(runs: Sequence[RunData]) -> Iterator[Finding]:

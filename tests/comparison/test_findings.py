@@ -19,6 +19,7 @@ from fourstage.records.columns import Columns
 from fourstage.stages import SampleRecord
 from tests.builders import timed
 
+PROCESSES = 2  # that measured each run, each the same
 COSTS = {"load": 0.010, "preprocess": 0.010, "encode": 0.010, "prefill": 0.020, "step": 0.002}
 
 
@@ -39,7 +40,8 @@ def records(seed: int, n: int = 30, tokens: int = 101, noise: float = 0.01, **co
 def run(made: Sequence[SampleRecord], **params: str) -> RunData:
     settings = {key.replace("__", "."): value for key, value in params.items()}
     name = " ".join(settings.values())
-    return RunData(name, name, settings, {}, {}, Columns.of(made))
+    measured = [replace(record, replicate=number) for number in range(PROCESSES) for record in made]
+    return RunData(name, name, settings, {}, {}, Columns.of(measured))
 
 
 def models(eventgpt: Sequence[SampleRecord], videollava: Sequence[SampleRecord], **params: str) -> list[RunData]:
@@ -60,6 +62,13 @@ def test_every_shipped_study_is_answered() -> None:
 def test_loading_that_makes_nearly_all_of_the_gap_dominates_it() -> None:
     found = answers("event_vs_video", models(records(1), records(2, load=0.2), stop="natural"))
     assert (found[LOADING], found[FEWER], found[PER_TOKEN], found[ENCODING]) == ("yes", "no", "no", "yes")
+
+
+def test_a_run_of_one_process_answers_nothing_and_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.comparison.test_findings.PROCESSES", 1)
+    found = find("event_vs_video", models(records(1), records(2, load=0.2), stop="natural"))
+    assert {finding.answer for finding in found} == {"cannot tell"}
+    assert found[0].measured.endswith("were measured in one process. Set replicates=3 or more.")
 
 
 def test_tokens_that_make_the_gap_are_its_cause_whichever_model_writes_more() -> None:

@@ -21,7 +21,8 @@ from tests.small import jobs_since
 
 SHIPPED = conf_folder() / "experiments"
 NAMES = list_studies([SHIPPED])
-TINY = ["dataset.samples=2", "dataset.seconds=0.4", "dataset.width=96", "dataset.height=64", "protocol=quick",
+TINY = ["replicates=1", "dataset.samples=2",
+        "dataset.seconds=0.4", "dataset.width=96", "dataset.height=64", "protocol=quick",
         "tracking.traces=0", "max_new_tokens=4"]  # fmt: skip
 # two samples of 20 ms on a busy machine were seen to fail these; the others say that the study did what it says
 TIMING = ("stages_close", "tokens_explain_time")

@@ -202,8 +202,8 @@ def test_a_studys_question_is_answered(where: Destination, tmp_path: Path, capsy
     common = {"study": "event_vs_video", "stop": "natural"}
     sweep(
         where,
-        e=(records(1), common | {"model.name": "eventgpt"}, {}),
-        v=(records(2, load=0.5), common | {"model.name": "videollava"}, {}),
+        e=(in_processes(records(1)), common | {"model.name": "eventgpt"}, {}),
+        v=(in_processes(records(2, load=0.5)), common | {"model.name": "videollava"}, {}),
     )
     found = command(where, tmp_path)
     assert found.findings[0].answer == "yes"
