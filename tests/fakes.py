@@ -148,7 +148,8 @@ def fake(**costs: Any) -> tuple[FakePipeline, Timing]:
         ends.append(None)
         return clock() + (pipeline.gap_s if len(ends) % 2 == 0 else 0.0)
 
-    return pipeline, Timing(device, clock, end_to_end, lambda: 1_700_000_000.0)
+    timing = Timing(device, clock, end_to_end, lambda: 1_700_000_000.0, lambda: round(clock() * 1e9))
+    return pipeline, timing
 
 
 def samples(n: int) -> list[Sample]:

@@ -97,6 +97,7 @@ class Timing:
     clock: Callable[[], float] = time.perf_counter
     end_to_end_clock: Callable[[], float] = time.monotonic
     wall_clock: Callable[[], float] = time.time
+    audit_clock_ns: Callable[[], int] = time.monotonic_ns  # with which an audit times the stages by themselves
     prepare_files: Callable[[Sample], float | None] = lambda _: None  # before a sample; share in the page cache
     read_gpu: Callable[[], GpuReading | None] = lambda: None  # after a sample
     on_error: Callable[[Exception], None] = lambda _: None  # called with what a stage raised, outside the timed region

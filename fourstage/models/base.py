@@ -120,6 +120,12 @@ class StagedPipeline(ABC):
         if config.prompt is not None and cls.placeholder in config.prompt:
             raise UserError(f"the prompt holds {cls.placeholder}, which marks where the media go: leave it out")
 
+    @classmethod
+    def asked_parameters(cls, weights: Weights) -> int | None:
+        """How many parameters the model has that the settings name, without reading what was loaded. None where a
+        checkpoint says it: its tensors were compared with the model's when it was loaded."""
+        return None
+
     def use(self, settings: ModelSettings) -> None:
         """Read other files, or another number of images, with the same loaded model."""
         self.settings = settings

@@ -55,6 +55,11 @@ def build(make: Callable[[], Model], device: str, dtype: torch.dtype) -> Model:
         torch.set_default_dtype(before)
 
 
+def count_parameters(make: Callable[[], nn.Module]) -> int:
+    """Parameters of the module that `make` constructs, tied ones once; no memory is taken for them."""
+    return sum(parameter.numel() for parameter in _construct(make, "meta").parameters())
+
+
 def _construct(make: Callable[[], Model], device: str) -> Model:
     """The module without values. What its config ties is tied, which transformers leaves to the initialising."""
     with initialization.no_init_weights(), torch.device(device):

@@ -150,6 +150,12 @@ class Model(StagedPipeline):
             ),
         )
 
+    @classmethod
+    def asked_parameters(cls, weights: Weights) -> int | None:
+        if isinstance(weights, PretrainedWeights):
+            return None
+        return building.count_parameters(lambda: network.EventGPT(*architecture(weights.size)))
+
     @property
     def generator(self) -> Any:
         return self.model.language_model

@@ -133,6 +133,15 @@ class LlavaPipeline(StagedPipeline):
             ),
         )
 
+    @classmethod
+    def asked_parameters(cls, weights: Weights) -> int | None:
+        if isinstance(weights, PretrainedWeights):
+            return None
+        tokenizer = demo_tokenizer(extra_tokens=cls.extra_tokens)
+        placeholder = tokenizer.convert_tokens_to_ids(cls.placeholder)
+        config = cls.architecture(weights.size, len(tokenizer), placeholder)
+        return building.count_parameters(lambda: cls._network(config))
+
     @property
     def generator(self) -> Any:
         return self.model

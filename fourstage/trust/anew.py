@@ -11,7 +11,7 @@ with notes, is left out and counted as such.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from fourstage.measure.clock import Device
 from fourstage.models.base import first_difference
 from fourstage.stages import Inputs, Media, Pipeline, Sample, SampleRecord, Sampling
 
+OTHER_PIXELS = 2.0  # levels by which an image differs on average from the one that plain code reads
 TOKENS = 64  # of an answer, from its start, where not all answers are made again
 NEAR = {"fp32": 1e-4, "bf16": 2**-6, "fp16": 2**-9}  # of the largest logit: tokens so close are a tie of rounding
 
@@ -35,6 +36,8 @@ class Again:
     faults: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()  # with the reason
     asked: int | None = 0  # None: all
+    images: int = 0  # samples whose images were compared
+    other_images: tuple[str, ...] = ()  # samples of which stage 1 reads others, or the record names others
 
 
 def answer_again(
@@ -54,17 +57,18 @@ def answer_again(
     if asked is not None and sampling.num_beams == 1:  # beams choose the whole answer, others go token by token
         sampling = replace(sampling, max_new_tokens=min(TOKENS, sampling.max_new_tokens))
         chosen = [replace(record, output_ids=record.output_ids[:TOKENS]) for record in chosen]
-    faults, left_out, answers = list[str](), list[str](), 0
+    faults, left_out, other, answers, compared = list[str](), list[str](), list[str](), 0, 0
     for record in chosen:
         if (sample := samples.get(record.key)) is None:
             faults.append(f"{record.key}: the dataset has no such sample")
             continue
         try:
-            images = plain_images(sample, record, getattr(pipeline, "settings", None))
+            media = plain_media(sample, record, getattr(pipeline, "settings", None))
         except _NotCoveredError as reason:
             left_out.append(f"{record.key}: {reason}")
             continue
-        media = Media(images, record.source or "", tuple(range(len(images))), len(images), 0)
+        compared += 1
+        other += _other_images(media, pipeline.load(sample), record)
         inputs = pipeline.preprocess([media], [questions[record.key]])
         if record.batch_size > 1 and (not sampling.greedy or sampling.num_beams > 1):
             left_out.append(f"{record.key}: a batch's sampling and beams are not those of one sample")
@@ -74,14 +78,30 @@ def answer_again(
         answers += 1
         if own != record.output_ids and not _near_tie(pipeline, inputs, sampling, own, record, precision):
             faults.append(_difference(own, record))
-    return Again(answers, tuple(faults), tuple(left_out), asked)
+    return Again(answers, tuple(faults), tuple(left_out), asked, compared, tuple(other))
 
 
 class _NotCoveredError(Exception):
     """The plain code cannot read this sample as it should be."""
 
 
-def plain_images(sample: Sample, record: SampleRecord, settings: Any) -> tuple[Any, ...]:
+def _other_images(plain: Media, read: Media, record: SampleRecord) -> Iterator[str]:
+    """How the record's indices, and the pixels that stage 1 reads, differ from those of plain code."""
+    if (record.image_indices, record.clip_length) != (plain.indices, plain.clip_length):
+        yield (
+            f"{record.key}: the record names images {list(record.image_indices)} of {record.clip_length}, "
+            f"the settings choose {list(plain.indices)} of {plain.clip_length}"
+        )
+    if [image.shape for image in read.images] != [image.shape for image in plain.images]:
+        yield f"{record.key}: {len(read.images)} images are read, {len(plain.images)} by plain code, or of other sizes"
+        return
+    pairs = zip(read.images, plain.images, strict=True)
+    off = [float(np.abs(one.astype(np.int16) - two).mean()) for one, two in pairs]
+    if wrong := [i for i, levels in enumerate(off) if levels > OTHER_PIXELS]:
+        yield f"{record.key}: image {wrong[0]} differs by {max(off):.0f} levels on average, {len(wrong)} images in all"
+
+
+def plain_media(sample: Sample, record: SampleRecord, settings: Any) -> Media:
     """The images [height, width, 3] that the model should have seen, by the entry and the settings alone."""
     if record.notes:
         raise _NotCoveredError(f"noted: {record.notes[0]}")
@@ -89,22 +109,31 @@ def plain_images(sample: Sample, record: SampleRecord, settings: Any) -> tuple[A
     rule = getattr(settings, "frame_rule", "linspace")
     own = sample.root / sample.file if sample.file else None
     if record.source == "png" and own:
-        return tuple(map(_picture, _pictures(own) if own.is_dir() else [own]))
+        return _all_of(record, map(_picture, _pictures(own) if own.is_dir() else [own]))
     if record.source == "png":
-        return tuple(_picture(sample.root / "event_image" / name) for name in sample.event_image)
+        return _all_of(record, (_picture(sample.root / "event_image" / name) for name in sample.event_image))
     if record.source == "npy":
-        return _drawn(own or sample.root / "event_npy" / str(sample.event_data), count)
+        return _all_of(record, _drawn(own or sample.root / "event_npy" / str(sample.event_data), count))
     if record.source == "mp4":
         events = getattr(settings, "mp4_folder", None) == "event_mp4"
         of_events = sample.root / "event_mp4" / Path(str(sample.event_data)).with_suffix(".mp4")
         of_camera = sample.root / "mp4" / (sample.mp4_data or f"{sample.video_data}.mp4")
         frames = _frames(own or (of_events if events else of_camera))
-        return tuple(frames[i].to_ndarray(format="rgb24") for i in _positions(len(frames), count, rule))
+        positions = _positions(len(frames), count, rule)
+        images = tuple(frames[i].to_ndarray(format="rgb24") for i in positions)
+        return Media(images, "mp4", positions, len(frames), 0)
     folder = own or sample.root / "video" / str(sample.video_data)
     if record.source != "images" or not folder.is_dir():
         raise _NotCoveredError(f"no plain way to read source {record.source}")
     pictures = _pictures(folder)
-    return tuple(_picture(pictures[i]) for i in _positions(len(pictures), count, rule))
+    positions = _positions(len(pictures), count, rule)
+    return Media(tuple(_picture(pictures[i]) for i in positions), "images", positions, len(pictures), 0)
+
+
+def _all_of(record: SampleRecord, images: Iterable[Any]) -> Media:
+    """Media of which every image is used."""
+    every = tuple(images)
+    return Media(every, record.source or "", tuple(range(len(every))), len(every), 0)
 
 
 def _pictures(folder: Path) -> list[Path]:
@@ -112,12 +141,12 @@ def _pictures(folder: Path) -> list[Path]:
     return sorted((path for path in named if path.name[0] != "."), key=_number)
 
 
-def _positions(total: int, count: int, rule: str) -> list[int]:
+def _positions(total: int, count: int, rule: str) -> tuple[int, ...]:
     if rule == "linspace":
-        return [i * (total - 1) // max(count - 1, 1) for i in range(count)]
+        return tuple(i * (total - 1) // max(count - 1, 1) for i in range(count))
     if total < count:
         raise _NotCoveredError("a clip shorter than its frames")
-    return [int(i * (total / count)) for i in range(count)] if rule == "arange" else list(range(count))
+    return tuple(int(i * (total / count)) for i in range(count)) if rule == "arange" else tuple(range(count))
 
 
 def _number(path: Path) -> int:

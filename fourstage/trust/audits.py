@@ -3,9 +3,10 @@
     audits = run_audits(pipeline, planned, sampling, timing)
     audits.equal_samples == audits.compared_samples       # staged ids are the model's own
 
-Three questions: do the stages compute what the model's own `generate()` computes; does a repeated sample cost
-what a fresh one costs (nothing is cached between samples); does reading the clock slow the sample down. The timed
-ones repeat pairs until the ratios' signs tell, within a bound; a machine that is too busy leaves them open.
+Four questions: do the stages compute what the model's own `generate()` computes; does a repeated sample cost
+what a fresh one costs (nothing is cached between samples); does reading the clock slow the sample down; does each
+stage take as long by another clock. The timed ones repeat pairs until the ratios' signs tell, within a bound; a
+machine that is too busy leaves them open. Leaves out the times of the records themselves: the machine was another then.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from fourstage.measure.clock import Timing
 from fourstage.measure.loop import measure_batch
 from fourstage.measure.plan import Planned
 from fourstage.models.base import first_difference
-from fourstage.stages import MeasurementError, Media, Pipeline, SampleRecord, Sampling
+from fourstage.stages import STAGES, MeasurementError, Media, Pipeline, SampleRecord, Sampling
 from fourstage.stats.intervals import Interval, paired_interval
 from fourstage.stats.signs import Side, sign_interval, tell
 from fourstage.trust.anew import Again
@@ -32,6 +33,8 @@ TOKENS = 16  # of an audited answer: every kind of step is in it
 REPEATED_TOKENS = 8  # enough to see a stage that is not done again
 CACHED_BELOW = 0.80  # a repeated sample's time against a perturbed copy's
 OBSERVED_ABOVE = 1.05  # a sample's time with the harness's clock against its time without
+TIMED_APART = STAGES[:3]  # decode is held against its own steps (tokens_explain_time)
+APART = 1.12  # a stage's time on the record against its time by another clock, either way
 FAULT, HONEST = 0.001, 0.2  # how improbable chance must be: a false alarm costs a run
 FEWEST, ENOUGH, MOST = 6, 15, 30  # pairs: at least; as many however long they take; at most
 SECONDS = 1.0  # after which no more than ENOUGH are made
@@ -46,6 +49,24 @@ class Ratio:
 
 
 @dataclass(frozen=True)
+class Limit:
+    """What a ratio is asked: on which side of a limit it is, one of which is the fault's."""
+
+    at: float
+    fault: Side
+
+    def side_of(self, ratios: Sequence[float]) -> Side | None:
+        """The side that the fault is on needs more certainty than the honest one (FAULT, HONEST)."""
+        allowed = (FAULT, HONEST) if self.fault == "above" else (HONEST, FAULT)
+        return tell(ratios, self.at, *allowed)
+
+
+NOT_CACHED = Limit(CACHED_BELOW, "below")
+NOT_OBSERVED = Limit(OBSERVED_ABOVE, "above")
+NOT_LONGER, NOT_SHORTER = Limit(APART, "above"), Limit(1 / APART, "below")
+
+
+@dataclass(frozen=True)
 class Audits:
     """What was found; None where none could be made."""
 
@@ -56,6 +77,9 @@ class Audits:
     finite: Finite = field(default_factory=Finite)
     again: Again = field(default_factory=Again)  # measured answers, made again
     operations: Operations = field(default_factory=Operations)
+    # by the side of the fault and the stage: its time on a record / by itself, by another clock
+    recorded_against_apart: Mapping[Side, Mapping[str, Ratio]] = field(default_factory=dict)
+    failed: tuple[str, ...] = ()  # samples that did not go through the stages here, and why
     near_ties: tuple[str, ...] = ()  # of the unequal samples, those whose ids part at a near-tie, with its margin
     apart: tuple[str, ...] = ()  # and the others
 
@@ -68,7 +92,7 @@ def run_audits(
     samples: int = 2,
     records: Sequence[SampleRecord] = (),
 ) -> Audits:
-    """Audit the first `samples` that work. A faulty one is passed over: its fault is on its own record.
+    """Audit the first `samples` that work. One that fails is passed over, and named with its error.
 
     Of the measured `records`, as many with suspicious answers are examined for values that are not finite.
     """
@@ -76,21 +100,24 @@ def run_audits(
     # one length for all, else an answer that ends early would look like a cache
     fixed = replace(greedy, num_beams=1, stop="fixed")
     short = replace(fixed, max_new_tokens=min(REPEATED_TOKENS, sampling.max_new_tokens))
-    working = _working(pipeline, planned, greedy, samples)
+    working, failed = _working(pipeline, planned, greedy, samples)
     if not working:
-        return Audits(0, 0, {}, None)
+        return Audits(0, 0, {}, None, failed=failed)
     parted = [found for item, media in working if (found := _parted(pipeline, item, media, greedy)) is not None]
     strange = suspicious(records)
     asked_again = {item.sample.key: item for item in planned if item.sample.key in strange}
     examined = {item.sample.key: item for item in [*list(asked_again.values())[:samples], working[0][0]]}
     finite = examine(pipeline, list(examined.values()), greedy, [strange[key] for key in asked_again])
     item, media = working[0]
+    observed, apart = _watched(pipeline, item, fixed, timing)
     return Audits(
         compared_samples=len(working),
         equal_samples=len(working) - len(parted),
         repeat_against_perturbed=_caching(pipeline, item, media, short, timing),
-        instrumented_against_bare=_observed(pipeline, item, fixed, timing),
+        instrumented_against_bare=observed,
         finite=finite,
+        recorded_against_apart=apart,
+        failed=failed,
         near_ties=tuple(text for near, text in parted if near),
         apart=tuple(text for near, text in parted if not near),
     )
@@ -105,9 +132,13 @@ def perturbed(media: Media, number: int) -> Media:
 
 def _working(
     pipeline: Pipeline, planned: Sequence[Planned], sampling: Sampling, samples: int
-) -> list[tuple[Planned, Media]]:
-    """The first different samples that go through all stages, with their media."""
+) -> tuple[list[tuple[Planned, Media]], tuple[str, ...]]:
+    """The first different samples that go through all stages, with their media; and those that did not, with why.
+
+    Leaves out repeats and sentinels, whose sample was seen, and samples whose own data or stages raise.
+    """
     found: list[tuple[Planned, Media]] = []
+    failed: list[str] = []
     seen: set[str] = set()
     for item in planned:
         if len(found) == samples:
@@ -119,10 +150,11 @@ def _working(
             media = pipeline.load(item.sample)
             inputs = pipeline.preprocess([media], [item.question])
             pipeline.decode(inputs, pipeline.encode(inputs), sampling, _nothing)
-        except Exception:
+        except Exception as error:  # most have it on their record too
+            failed.append(f"{item.sample.key}: {type(error).__name__}: {error}")
             continue
         found.append((item, media))
-    return found
+    return found, tuple(failed)
 
 
 def _parted(pipeline: Any, item: Planned, media: Media, sampling: Sampling) -> tuple[bool, str] | None:
@@ -160,7 +192,7 @@ def _caching(pipeline: Pipeline, item: Planned, media: Media, sampling: Sampling
     def fresh(number: int) -> dict[str, float]:
         return stages(perturbed(media, number))
 
-    return until_told(fresh, lambda _: stages(media), CACHED_BELOW, "below", timing)
+    return until_told(fresh, lambda _: stages(media), dict.fromkeys(STAGES[1:], (NOT_CACHED,)), timing)["below"]
 
 
 def instrumented_against_bare(
@@ -168,19 +200,49 @@ def instrumented_against_bare(
 ) -> Interval:
     """End to end with the stopwatch at every border and token, against a single pair of readings: means of pairs."""
     bare, instrumented = _both_ways(pipeline, item, sampling, timing)
-    return paired_interval(*_alternating(bare, instrumented, pairs))[1]
+    return paired_interval(*_alternating(bare, lambda i: _end_to_end(instrumented(i)), pairs))[1]
 
 
-def _observed(pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing) -> Ratio:
-    """The same, until it can tell."""
+def _watched(
+    pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing
+) -> tuple[Ratio, dict[Side, dict[str, Ratio]]]:
+    """End to end with the stopwatch against without, and each stage's time on a record against its time by another
+    clock: one set of measurements answers both."""
     bare, instrumented = _both_ways(pipeline, item, sampling, timing)
-    found = until_told(lambda i: {"": bare(i)}, lambda i: {"": instrumented(i)}, OBSERVED_ABOVE, "above", timing)
-    return found[""]
+
+    def apart(_: int) -> dict[str, float]:
+        """Each stage before decode by itself, as whoever trusts no stopwatch would time it."""
+        timing.prepare_files(item.sample)
+        media, taken = _alone(timing, lambda: pipeline.load(item.sample))
+        inputs, of_preprocess = _alone(timing, lambda: pipeline.preprocess([media], [item.question]))
+        _features, of_encode = _alone(timing, lambda: pipeline.encode(inputs))
+        return dict(zip(TIMED_APART, (taken, of_preprocess, of_encode), strict=True))
+
+    def by_itself(number: int) -> dict[str, float]:
+        return {"": bare(number), **apart(number)}
+
+    def on_record(number: int) -> dict[str, float]:
+        record = instrumented(number)
+        stages = {stage: float(getattr(record, f"{stage}_s")) for stage in TIMED_APART}
+        return {"": _end_to_end(record), **stages}
+
+    asked = {"": (NOT_OBSERVED,), **dict.fromkeys(TIMED_APART, (NOT_LONGER, NOT_SHORTER))}
+    found = until_told(by_itself, on_record, asked, timing)
+    observed = found["above"].pop("")
+    return observed, found
+
+
+def _alone(timing: Timing, work: Callable[[], Found]) -> tuple[Found, float]:
+    timing.device.synchronise()
+    start = timing.audit_clock_ns()
+    result = work()
+    timing.device.synchronise()
+    return result, (timing.audit_clock_ns() - start) / 1e9
 
 
 def _both_ways(
     pipeline: Pipeline, item: Planned, sampling: Sampling, timing: Timing
-) -> tuple[Callable[[int], float], Callable[[int], float]]:
+) -> tuple[Callable[[int], float], Callable[[int], SampleRecord]]:
     def bare(_: int) -> float:
         timing.prepare_files(item.sample)  # as the harness does: cold files are cold for both
         timing.device.synchronise()
@@ -190,43 +252,45 @@ def _both_ways(
         timing.device.synchronise()
         return timing.end_to_end_clock() - start
 
-    def instrumented(_: int) -> float:
+    def instrumented(_: int) -> SampleRecord:
         (record,) = measure_batch(pipeline, [item], sampling, timing)
-        if record.end_to_end_s is None:
-            raise MeasurementError(f"{record.key} failed when it was measured again: {record.error}")
-        return record.end_to_end_s
+        return record
 
     return bare, instrumented
+
+
+def _end_to_end(record: SampleRecord) -> float:
+    if record.end_to_end_s is None:
+        raise MeasurementError(f"{record.key} failed when it was measured again: {record.error}")
+    return record.end_to_end_s
 
 
 def until_told(
     one: Callable[[int], Mapping[str, float]],
     other: Callable[[int], Mapping[str, float]],
-    limit: float,
-    fault: Side,
+    limits: Mapping[str, Sequence[Limit]],
     timing: Timing,
-) -> dict[str, Ratio]:
-    """Pairs of seconds, until every ratio other / one is known to be above or below `limit`, or the bound is reached.
-
-    The side of the `fault` needs more certainty than the honest one (FAULT, HONEST).
-    """
-    allowed = (FAULT, HONEST) if fault == "above" else (HONEST, FAULT)
-    ratios: dict[str, list[float]] = {}
-    sides: dict[str, Side | None] = {}
+) -> dict[Side, dict[str, Ratio]]:
+    """Pairs of seconds, until every ratio other / one is known to be above or below its limits, or the bound is
+    reached; gives, for each side that is a fault's, the ratios by name."""
+    ratios: dict[str, list[float]] = {name: [] for name in limits}
+    sides: dict[tuple[str, Limit], Side | None] = {}
     start = timing.clock()
     for number in range(MOST):
         before, after = _pair(one, other, number)
-        for name in before:
+        for name, values in ratios.items():
             # a stage that takes no time either way is not cached, nor slowed
-            ratio = after[name] / before[name] if before[name] > 0 else 1.0
-            ratios.setdefault(name, []).append(ratio)
+            values.append(after[name] / before[name] if before[name] > 0 else 1.0)
         if number + 1 < FEWEST:
             continue
-        sides = {name: tell(values, limit, *allowed) for name, values in ratios.items()}
+        sides = {(name, limit): limit.side_of(ratios[name]) for name, each in limits.items() for limit in each}
         if None not in sides.values() or (number + 1 >= ENOUGH and timing.clock() - start > SECONDS):
             break
-    levels = {name: 1 - 2 * FAULT if side == fault else 0.95 for name, side in sides.items()}
-    return {name: Ratio(sign_interval(values, levels[name]), sides[name]) for name, values in ratios.items()}
+    found: dict[Side, dict[str, Ratio]] = {"above": {}, "below": {}}
+    for (name, limit), side in sides.items():
+        level = 1 - 2 * FAULT if side == limit.fault else 0.95
+        found[limit.fault][name] = Ratio(sign_interval(ratios[name], level), side)
+    return found
 
 
 def _alternating(

@@ -82,7 +82,8 @@ def expected(config: Config, pipeline: StagedPipeline) -> Expected:
 
 
 def unlike(config: Config, pipeline: StagedPipeline) -> list[str]:
-    """How the loaded parameters, all of them, differ from the settings and from what was recorded of them."""
+    """How the loaded parameters, all of them, differ from the settings, from the model that these name, and from what
+    was recorded of them."""
     asked = (f"torch.{DTYPES[config.precision]}", pipeline.facts.device)
     other: dict[tuple[str, str], list[str]] = {}
     count = 0
@@ -95,6 +96,9 @@ def unlike(config: Config, pipeline: StagedPipeline) -> list[str]:
         f"precision={config.precision} on {asked[1]} asked for"
         for (dtype, device), names in other.items()
     ]
+    named = pipeline.asked_parameters(config.weights)
+    if named is not None and count != named:
+        texts.append(f"the model has {count:,} parameters, {config.model.name} of these settings has {named:,}")
     if count != pipeline.facts.parameters:
         texts.append(f"the model has {count:,} parameters, {pipeline.facts.parameters:,} were recorded")
     return texts

@@ -14,10 +14,10 @@ from fourstage.data.formats.demo import DemoSettings, make_demo
 from fourstage.data.media import read_video_frames
 from fourstage.measure.protocol import question_of, timing_of
 from fourstage.stages import Media, SampleRecord
-from fourstage.trust.anew import Again, answer_again, plain_images
+from fourstage.trust.anew import Again, answer_again, plain_media
 from fourstage.trust.audits import Audits
 from fourstage.trust.check import Check
-from fourstage.trust.checks.answers import answers_repeat
+from fourstage.trust.checks.answers import answers_repeat, images_are_the_files
 from fourstage.trust.checks.plan import plan_is_dataset
 from tests.trust.test_checks import evidence
 from tests.trust.test_settings_seen import MODELS, Run
@@ -73,7 +73,7 @@ def test_plain_images_are_those_of_stage_1(root: Path, model: str, rule: str) ->
     overrides = [f"model.frame_rule={rule}"] if model == "videollava" else []
     run = Run(root, model, *overrides).measure()
     for sample, record in zip(run.samples, run.records, strict=True):
-        plain = plain_images(sample, record, run.pipeline.settings)
+        plain = plain_media(sample, record, run.pipeline.settings).images
         stage_1 = run.pipeline.load(sample).images
         assert all(np.array_equal(one, other) for one, other in zip(plain, stage_1, strict=True))
 
@@ -156,6 +156,44 @@ def test_the_first_frames_under_the_indices_of_spread_ones_are_found(root: Path)
 
     run.pipeline.load = first_frames  # type: ignore[method-assign]
     assert judged(again(run.measure(), asked=None)).verdict == "fail"
+
+
+def images(found: Again) -> Check:
+    return images_are_the_files(replace(evidence(n=8), audits=Audits(1, 1, {}, None, again=found)))
+
+
+@MODELS
+@pytest.mark.parametrize("overrides", [(), ("model.source=images",), ("cache=frames",), ("batch_size=2",)])
+def test_the_images_of_an_honest_run_are_those_of_the_files(root: Path, model: str, overrides: tuple[str, ...]) -> None:
+    check = images(again(Run(root, model, *overrides).measure(), asked=None))
+    assert (check.verdict, check.detail) == ("pass", "4 samples")
+
+
+@MODELS
+def test_other_indices_on_the_record_than_were_read_are_found(root: Path, model: str) -> None:
+    run = Run(root, model).measure()
+    run.records = [replace(record, image_indices=tuple(1 + i for i in record.image_indices)) for record in run.records]
+    check = images(again(run))
+    assert (check.verdict, check.value) == ("fail", 2)
+    assert "the record names images [1, " in check.detail
+    assert "the settings choose [0, " in check.detail
+
+
+def test_the_first_frames_in_place_of_spread_ones_are_found(root: Path) -> None:
+    run = Run(root, "videollava")
+    run.pipeline.load = lambda sample: read_video_frames(sample, frames=8, rule="head")  # type: ignore[method-assign]
+    check = images(again(run.measure()))
+    assert check.verdict == "fail"
+    assert "the record names images [0, 1, 2, 3, 4, 5, 6, 7] of 20, the settings choose [0, 2, 5, " in check.detail
+    assert "levels on average" in check.detail
+
+
+@MODELS
+def test_one_image_in_place_of_all_is_seen_in_its_pixels(root: Path, model: str) -> None:
+    run = Run(root, model)
+    honest = run.pipeline.load
+    run.pipeline.load = lambda sample: one_image(run, honest(sample))  # type: ignore[method-assign]
+    assert "levels on average" in images(again(run.measure())).detail
 
 
 @MODELS

@@ -16,8 +16,9 @@ from fourstage.measure.loop import measure
 from fourstage.measure.warm_up import WarmUp
 from fourstage.records.table import write_records
 from fourstage.stages import SampleRecord, Sampling
+from fourstage.stats.intervals import Interval
 from fourstage.trust.anew import Again
-from fourstage.trust.audits import Audits, perturbed, run_audits
+from fourstage.trust.audits import Audits, Ratio, perturbed, run_audits
 from fourstage.trust.check import Check, as_dict, not_finished, valid
 from fourstage.trust.checks import CHECKS, check_run
 from fourstage.trust.evidence import SAMPLED, Evidence, Expected
@@ -28,6 +29,7 @@ from tests.fakes import fake, plan, samples
 
 GREEDY = Sampling(0, 1, 0, max_new_tokens=100)
 EXPECTED = Expected("fp32", "float32", ("png",), 1, 1, 100, "natural", 1, 2048)
+LONGER = Ratio(Interval(1.2, 1.4, 1.3, 0.998, 10), "above")
 POSSIBLE = Shares(0.5, 0.5, 0.6, 0.55, {"decode": Fastest("s0", 0.05, 0.03)})
 
 
@@ -42,7 +44,10 @@ def evidence(n: int = 20, audited: bool = True, **costs: Any) -> Evidence:
         expected=EXPECTED,
         detokenise=lambda ids: "text",
         audits=replace(
-            run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1), again=Again(2), operations=Operations(3)
+            run_audits(pipeline, planned, GREEDY, timing),
+            finite=Finite(1),
+            again=Again(2, images=2),
+            operations=Operations(3),
         )
         if audited
         else None,
@@ -89,7 +94,10 @@ def test_an_honest_run_in_batches_passes_every_check(lengths: dict[str, int]) ->
         expected=replace(EXPECTED, batch_size=3),
         detokenise=lambda ids: "text",
         audits=replace(
-            run_audits(pipeline, planned, GREEDY, timing), finite=Finite(1), again=Again(2), operations=Operations(3)
+            run_audits(pipeline, planned, GREEDY, timing),
+            finite=Finite(1),
+            again=Again(2, images=2),
+            operations=Operations(3),
         ),
         shares=POSSIBLE,
         busy=0.02,
@@ -358,11 +366,16 @@ def test_audits_pass_over_a_faulty_sample() -> None:
     planned = plan(samples(3), ["why?"] * 3, repeats=1, seed=0)
     audits = run_audits(pipeline, planned, GREEDY, timing)
     assert (audits.compared_samples, audits.equal_samples) == (2, 2)
+    check = verdict(replace(evidence(), audits=audits), "staged_equals_own")
+    assert (check.verdict, check.detail) == ("pass", "left out: s0: SampleError: s0 is not there")
 
 
 def test_audits_without_a_working_sample_say_nothing() -> None:
     pipeline, timing = fake(faulty={"s0": "load"})
-    assert run_audits(pipeline, plan(samples(1), ["why?"], 1, 0), GREEDY, timing) == Audits(0, 0, {}, None)
+    audits = run_audits(pipeline, plan(samples(1), ["why?"], 1, 0), GREEDY, timing)
+    assert audits == Audits(0, 0, {}, None, failed=("s0: SampleError: s0 is not there",))
+    check = verdict(replace(evidence(), audits=audits), "staged_equals_own")
+    assert (check.verdict, check.detail) == ("not possible", "left out: s0: SampleError: s0 is not there")
 
 
 def test_perturbed_copies_have_other_pixels_and_leave_the_original_alone() -> None:
@@ -388,6 +401,8 @@ def test_the_line_of_each_check_says_how_its_value_relates_to_its_limit_as_its_v
         replace(evidence(), shares=replace(POSSIBLE, fastest={"decode": Fastest("s4", 0.01, 0.03)})),
         replace(evidence(), audits=Audits(1, 1, {}, None, Finite(1, ("s0: features are not finite",)))),
         replace(evidence(), audits=Audits(1, 1, {}, None, again=Again(1, ("s0: token 1 of 2 is 3",)))),
+        replace(evidence(), audits=Audits(1, 1, {}, None, again=Again(1, images=1, other_images=("s0: 2 images",)))),
+        replace(evidence(), audits=Audits(1, 1, {}, None, recorded_against_apart={"above": {"encode": LONGER}})),
         replace(evidence(), listed=("s0",)),
         replace(evidence(), audits=Audits(1, 1, {}, None, operations=Operations(3, ("s0: encode does 2 operations",)))),
         replace(evidence(), busy=0.5), replace(evidence(), warm_up={"x": WarmUp(9, False)}),

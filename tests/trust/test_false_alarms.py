@@ -12,7 +12,19 @@ import numpy as np
 import pytest
 
 from fourstage.stages import SampleRecord
-from fourstage.trust.audits import CACHED_BELOW, MOST, OBSERVED_ABOVE, SECONDS, Audits, Ratio, until_told
+from fourstage.trust.audits import (
+    CACHED_BELOW,
+    MOST,
+    NOT_CACHED,
+    NOT_LONGER,
+    NOT_SHORTER,
+    OBSERVED_ABOVE,
+    SECONDS,
+    Audits,
+    Limit,
+    Ratio,
+    until_told,
+)
 from fourstage.trust.check import Check
 from fourstage.trust.checks import check_run
 from fourstage.trust.checks.times import little_observed, no_caching, no_drift
@@ -80,7 +92,7 @@ def pairs(share: float, ratio: float, limit: float, fault: Any, runs: int = 300)
         def other(number: int, one: Any = one) -> dict[str, float]:
             return {"": one(number)[""] * ratio}
 
-        sides[until_told(one, other, limit, fault, timing)[""].side] += 1
+        sides[until_told(one, other, {"": [Limit(limit, fault)]}, timing)[fault][""].side] += 1
     return sides
 
 
@@ -88,6 +100,16 @@ def pairs(share: float, ratio: float, limit: float, fault: Any, runs: int = 300)
 def test_honest_pairs_are_a_fault_in_at_most_one_percent_of_audits(share: float) -> None:
     assert pairs(share, 1.0, OBSERVED_ABOVE, "above")["above"] <= 3
     assert pairs(share, 1.0, CACHED_BELOW, "below")["below"] <= 3
+
+
+@pytest.mark.parametrize(("ratio", "limit"), [(1.2, NOT_LONGER), (0.8, NOT_SHORTER)])
+def test_a_clock_that_is_twenty_percent_off_is_found_through_noise(ratio: float, limit: Limit) -> None:
+    assert pairs(0.02, ratio, limit.at, limit.fault)[limit.fault] >= 295
+    noisy = pairs(0.05, ratio, limit.at, limit.fault)
+    assert noisy[limit.fault] >= 180, noisy
+    assert noisy[limit.fault] + noisy[None] >= 295, noisy  # where it is not found, it does not pass
+    for share in (0.05, 0.4):
+        assert pairs(share, 1.0, limit.at, limit.fault)[limit.fault] <= 3
 
 
 def test_a_cache_and_an_observer_of_ten_percent_are_found_through_noise() -> None:
@@ -101,22 +123,26 @@ def test_a_cache_and_an_observer_of_ten_percent_are_found_through_noise() -> Non
 
 def test_pairs_end_early_where_they_tell_and_at_the_bound_where_they_cannot() -> None:
     _, timing = fake()
-    quiet = until_told(lambda _: {"": 1.0}, lambda _: {"": 1.0}, 0.8, "below", timing)[""]
+    quiet = until_told(lambda _: {"": 1.0}, lambda _: {"": 1.0}, {"": [NOT_CACHED]}, timing)["below"][""]
     assert (quiet.side, quiet.interval.n) == ("above", 6)
-    either = until_told(lambda _: {"": 1.0}, lambda i: {"": 0.7 + i // 2 % 2 * 0.2}, 0.8, "below", timing)[""]
+    either = until_told(lambda _: {"": 1.0}, lambda i: {"": 0.7 + i // 2 % 2 * 0.2}, {"": [NOT_CACHED]}, timing)[
+        "below"
+    ][""]
     assert (either.side, either.interval.n) == (None, MOST)
 
     def slow(_: int) -> dict[str, float]:
         timing.clock.sleep(SECONDS)  # type: ignore[attr-defined]
         return {"": 1.0}
 
-    late = until_told(slow, lambda i: {"": 0.7 + i // 2 % 2 * 0.2}, 0.8, "below", timing)[""]
+    late = until_told(slow, lambda i: {"": 0.7 + i // 2 % 2 * 0.2}, {"": [NOT_CACHED]}, timing)["below"][""]
     assert (late.side, late.interval.n) == (None, 15)
 
 
 def test_an_audit_that_cannot_tell_is_not_possible_and_says_why() -> None:
     _, timing = fake()
-    either: Ratio = until_told(lambda _: {"": 1.0}, lambda i: {"": 0.7 + i // 2 % 2 * 0.6}, 1.0, "below", timing)[""]
+    either: Ratio = until_told(
+        lambda _: {"": 1.0}, lambda i: {"": 0.7 + i // 2 % 2 * 0.6}, {"": [Limit(1.0, "below")]}, timing
+    )["below"][""]
     found = replace(evidence(), audits=Audits(1, 1, {"encode": either}, either))
     for check in (no_caching(found), little_observed(found)):
         assert (check.verdict, check.detail[:30]) == ("not possible", "the machine is too busy to tel")
@@ -129,8 +155,8 @@ def test_one_stage_that_is_cached_fails_though_another_cannot_tell() -> None:
     found = until_told(
         lambda _: {"encode": 1.0, "decode": 1.0},
         lambda i: {"encode": 0.1, "decode": 0.7 + i // 2 % 2 * 0.6},
-        CACHED_BELOW, "below", timing,
-    )  # fmt: skip
+        {"encode": [NOT_CACHED], "decode": [NOT_CACHED]}, timing,
+    )["below"]  # fmt: skip
     check: Check = no_caching(replace(evidence(), audits=Audits(1, 1, found, None)))
     assert (check.verdict, check.detail[:11]) == ("fail", "encode: 10%")
 

@@ -82,6 +82,25 @@ def test_one_image_used_in_place_of_all_is_found(root: Path, model: str) -> None
 
 
 @MODELS
+def test_half_the_pixels_are_found(root: Path, model: str) -> None:
+    run = Run(root, model).measure()
+    tower: Any = run.pipeline.model.visual_tower if model == "eventgpt" else run.pipeline.tower  # type: ignore[attr-defined]
+    layer = next(module for name, module in tower.named_modules() if name.endswith("layers.0"))
+    honest = layer.forward
+
+    def half(hidden_states: Any, *rest: Any, **named: Any) -> Any:
+        """The first layer sees half of the patches, and what it makes of them stands for the others."""
+        middle = hidden_states.shape[1] // 2
+        seen = honest(hidden_states[:, :middle], *rest, **named)
+        first = seen[0] if isinstance(seen, tuple) else seen
+        whole = torch.cat([first, hidden_states[:, middle:]], dim=1)
+        return (whole, *seen[1:]) if isinstance(seen, tuple) else whole
+
+    layer.forward = half
+    assert "encode does" in judged(run).detail
+
+
+@MODELS
 def test_a_layer_that_is_skipped_is_found(root: Path, model: str) -> None:
     run = Run(root, model).measure()
     inner: Any = (

@@ -15,12 +15,14 @@ from fourstage.config.schema import check as checked
 from fourstage.data.formats.demo import JSON_NAME, DemoSettings, make_demo
 from fourstage.measure.plan import Planned
 from fourstage.measure.protocol import measure_rounds
+from fourstage.models import building
 from fourstage.models.base import StagedPipeline
 from fourstage.models.load import load_pipeline
 from fourstage.stages import SampleRecord
 from fourstage.trust.audits import run_audits
 from fourstage.trust.check import Check
 from fourstage.trust.checks.answers import values_finite
+from fourstage.trust.checks.plan import plan_is_dataset
 from fourstage.trust.checks.settings import config_used
 from fourstage.trust.evidence import Evidence
 from fourstage.trust.finite import examine, suspicious
@@ -129,8 +131,50 @@ def test_a_part_in_another_precision_is_named(run: Run) -> None:
 def test_a_part_that_was_lost_is_found(run: Run) -> None:
     head = run.pipeline.generator.get_output_embeddings()
     head.weight = torch.nn.Parameter(head.weight[:-1])
-    (text,) = unlike(run.config, run.pipeline)
-    assert text.startswith("the model has ")
+    assert [text[:14] for text in unlike(run.config, run.pipeline)] == ["the model has "] * 2
+
+
+@MODELS
+def test_a_smaller_model_under_the_same_name_is_found(root: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = building.tiny_llama
+
+    def smaller(vocab_size: int) -> Any:
+        config = honest(vocab_size)
+        config.num_hidden_layers = 1
+        return config
+
+    with monkeypatch.context() as patch:
+        patch.setattr(building, "tiny_llama", smaller)
+        run = Run(root, model).measure()
+    found = run.config_used()
+    assert found.verdict == "fail"
+    assert f"parameters, {model} of these settings has " in found.detail
+
+
+@MODELS
+def test_answers_cut_short_in_the_measurement_are_found(root: Path, model: str) -> None:
+    run = Run(root, model)
+    honest = run.pipeline.decode
+    run.pipeline.decode = lambda inputs, features, sampling, tick: honest(  # type: ignore[method-assign, assignment]
+        inputs, features, replace(sampling, max_new_tokens=4), tick
+    )
+    found = run.measure().config_used()
+    assert found.verdict == "fail"
+    assert "ended by length at 4 of 12 tokens" in found.detail
+
+
+@MODELS
+@pytest.mark.parametrize("replaced", [False, True])
+def test_a_sample_that_was_left_out_or_replaced_is_found(root: Path, model: str, replaced: bool) -> None:
+    run = Run(root, model)
+    listed = tuple(sample.key for sample in run.samples)
+    assert plan_is_dataset(replace(run.measure().evidence(), listed=listed)).verdict == "pass"
+    run.records.clear()
+    run.samples = [run.samples[0], *([replace(run.samples[1], key="other", id="other")] if replaced else [])]
+    found = plan_is_dataset(replace(run.measure().evidence(), listed=listed))
+    assert found.verdict == "fail"
+    assert f"not planned {listed[1]}" in found.detail
+    assert ("not in the dataset other" in found.detail) == replaced
 
 
 @MODELS

@@ -43,12 +43,13 @@ def staged_equals_own(evidence: Evidence) -> Check:
         return not_possible("staged_equals_own", sentence, evidence.no_audits)
     audits = evidence.audits
     same, tried = audits.equal_samples, audits.compared_samples
+    failed = f"left out: {first_few(audits.failed, NAMED, separator='; ')}" if audits.failed else ""
     if not tried:
-        return not_possible("staged_equals_own", sentence, "no sample could be answered both ways")
+        return not_possible("staged_equals_own", sentence, failed or "no sample could be answered both ways")
     near = len(audits.near_ties)
     verdict: Verdict = "pass" if same + near == tried else "fail"
     found = f"{same} of {tried}" + (f", {near} up to a near-tie," if near else "")
-    detail = names_of((*audits.apart, *audits.near_ties))
+    detail = "; ".join(filter(None, (names_of((*audits.apart, *audits.near_ties)), failed)))
     what = "samples have the same ids"
     return Check("staged_equals_own", sentence, verdict, found, "all", detail, what, "exactly")
 
@@ -64,6 +65,19 @@ def answers_repeat(evidence: Evidence) -> Check:
         return not_possible("answers_repeat", sentence, left_out or "no measured answer could be made again")
     detail = "; ".join(filter(None, (names_of(found.faults), left_out and f"left out: {left_out}")))
     return faults_found("answers_repeat", sentence, len(found.faults), detail or f"{found.answers} answers")
+
+
+def images_are_the_files(evidence: Evidence) -> Check:
+    """Stage 1 reads the images that the files hold, at the indices that the record names."""
+    sentence = "images and their indices are those that separate code reads from the files"
+    if evidence.audits is None:
+        return not_possible("images_are_the_files", sentence, evidence.no_audits)
+    found = evidence.audits.again
+    if not found.images:
+        left_out = first_few(found.left_out, NAMED, separator="; ")
+        return not_possible("images_are_the_files", sentence, left_out or "no sample could be read by separate code")
+    detail = names_of(found.other_images) or f"{found.images} samples"
+    return faults_found("images_are_the_files", sentence, len(found.other_images), detail)
 
 
 def operations_counted(evidence: Evidence) -> Check:

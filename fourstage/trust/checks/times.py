@@ -13,7 +13,7 @@ from fourstage.records.units import seconds as seconds_text
 from fourstage.stages import STAGES
 from fourstage.stats.outliers import outliers
 from fourstage.stats.trends import Drift, drift, regression
-from fourstage.trust.audits import CACHED_BELOW, OBSERVED_ABOVE
+from fourstage.trust.audits import APART, CACHED_BELOW, OBSERVED_ABOVE
 from fourstage.trust.check import Check, Faults, Relation, Verdict, any_fault, key_of, keys_of, not_possible, present
 from fourstage.trust.evidence import Evidence
 
@@ -185,6 +185,33 @@ def little_observed(evidence: Evidence) -> Check:
     limit = OBSERVED_ABOVE - 1 if verdict == "fail" else OBSERVER_WARN
     what = "longer, at the lower end of the interval"
     return Check("little_observed", sentence, verdict, sure, limit, detail, what, "at most", "share")
+
+
+def stages_apart(evidence: Evidence) -> Check:
+    """Each stage before decode takes on the record what it takes by itself, by another clock."""
+    sentence = "each stage before decode takes as long by itself, by another clock"
+    if evidence.audits is None:
+        return not_possible("stages_apart", sentence, evidence.no_audits)
+    asked = evidence.expected.cached_stages
+    found = [
+        (stage, ratio, ratio.side == side)
+        for side, ratios in evidence.audits.recorded_against_apart.items()
+        for stage, ratio in ratios.items()
+        if stage not in asked
+    ]
+    if not found:
+        return not_possible("stages_apart", sentence, "no sample could be timed both ways")
+    wrong = [(stage, ratio) for stage, ratio, fault in found if fault]
+    open_ = [(stage, ratio) for stage, ratio, _ in found if ratio.side is None]
+    chosen = wrong or open_ or [(stage, ratio) for stage, ratio, _ in found]
+    stage, ratio = max(chosen, key=lambda item: abs(math.log(max(item[1].interval.estimate, 1e-9))))
+    share = ratio.interval
+    detail = f"{stage}: {share.estimate - 1:+.0%} [{share.low - 1:+.0%}, {share.high - 1:+.0%}], {share.n} pairs"
+    if open_ and not wrong:
+        return not_possible("stages_apart", sentence, f"{TOO_BUSY}: {detail}")
+    verdict: Verdict = "fail" if wrong else "pass"
+    what = "on the record from the time by itself"
+    return Check("stages_apart", sentence, verdict, share.estimate - 1, APART - 1, detail, what, "within", "share")
 
 
 def outliers_named(evidence: Evidence) -> Check:
