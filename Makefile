@@ -5,7 +5,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help demo ui test lint types docs check bench bench-gpu format clean
+.PHONY: help demo demo-weights ui test lint types docs check bench bench-gpu format clean
 
 help:  ## list these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -27,6 +27,10 @@ help:  ## list these targets
 demo: .venv/user  ## run both models on the demo dataset and compare them (installs what a user needs)
 	$(BIN)/fourstage run -m model=eventgpt,videollava generation=greedy max_new_tokens=128 dataset.samples=12 replicates=5 sweep.name=demo
 	@echo "Browse the runs: make ui, then open http://127.0.0.1:$(PORT)"
+
+demo-weights: .venv/user  ## train the stand-ins of weights=demo anew, in build/stand_ins (minutes on a GPU, hours on a CPU)
+	$(BIN)/python -m fourstage.train model=eventgpt
+	$(BIN)/python -m fourstage.train model=videollava
 
 ui: .venv/user  ## MLflow's UI on the local store (PORT=5000)
 	$(BIN)/fourstage ui port=$(PORT)
