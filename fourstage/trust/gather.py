@@ -19,6 +19,7 @@ from fourstage.measure.plan import Planned
 from fourstage.measure.protocol import question_of, timing_of
 from fourstage.models.base import StagedPipeline
 from fourstage.models.shapes import Shapes
+from fourstage.models.stand_ins import resolved
 from fourstage.records.summary import tpot_over_context
 from fourstage.records.units import first_few
 from fourstage.stages import Sample, SampleRecord, UserError
@@ -96,7 +97,7 @@ def unlike(config: Config, pipeline: StagedPipeline) -> list[str]:
         f"precision={config.precision} on {asked[1]} asked for"
         for (dtype, device), names in other.items()
     ]
-    named = pipeline.asked_parameters(config.weights)
+    named = pipeline.asked_parameters(resolved(config.weights, config.model.name))  # a stand-in is a checkpoint
     if named is not None and count != named:
         texts.append(f"the model has {count:,} parameters, {config.model.name} of these settings has {named:,}")
     if count != pipeline.facts.parameters:

@@ -65,3 +65,14 @@ def test_a_video_is_described_at_more_length_than_events(root: Path) -> None:
         made = pipeline.decode(inputs, pipeline.encode(inputs), GREEDY, lambda: None)
         lengths[model] = len(made.token_ids[0])
     assert lengths["videollava"] > 1.8 * lengths["eventgpt"]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_run_of_a_stand_in_is_what_its_settings_say(model: str) -> None:
+    from fourstage.config import schema
+    from fourstage.config.compose import compose
+    from fourstage.models.load import load_pipeline
+    from fourstage.trust.gather import unlike
+
+    config = schema.check(compose([f"model={model}"]))
+    assert unlike(config, load_pipeline(config)) == []
