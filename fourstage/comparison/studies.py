@@ -40,9 +40,11 @@ from fourstage.comparison.findings import (
 from fourstage.comparison.grouping import group_by
 from fourstage.comparison.run_data import RunData, stage_facts
 from fourstage.config.values import SettingError
-from fourstage.records.figures import ENCODE, PREFILL, TOKENS_OUT, TOTAL, TPOT, TTFT
+from fourstage.records.figures import ACCURACY, ENCODE, PREFILL, TOKENS_OUT, TOTAL, TPOT, TTFT
 from fourstage.records.units import first_few, plain, with_limits
 from fourstage.stats.intervals import Interval, bootstrap_interval, paired_interval
+
+POINTS = 2.0  # percentage points of accuracy within which answers are as good
 
 Study = Callable[[Sequence[RunData]], Iterator["Finding"]]
 
@@ -130,12 +132,28 @@ def batch(runs: Sequence[RunData]) -> Iterator[Finding]:
 
 def tokens(runs: Sequence[RunData]) -> Iterator[Finding]:
     """What a visual token costs (frames), what a token of the answer does, and which costs more."""
-    yield from _token_costs(runs, "model.frames", "visual token", _visual_tokens)
+    yield from _token_costs(_at_fixed_length(runs), "model.frames", "visual token", _visual_tokens)
+    yield from _accuracies(runs, "model.frames", "frames")
 
 
 def tokens_event(runs: Sequence[RunData]) -> Iterator[Finding]:
     """The same for EventGPT's images, which are pooled: the cost is of an image, not of the token that it adds."""
-    yield from _token_costs(runs, "model.event_images", "event image", _images)
+    yield from _token_costs(_at_fixed_length(runs), "model.event_images", "event image", _images)
+    yield from _accuracies(runs, "model.event_images", "event images")
+
+
+def precision(runs: Sequence[RunData]) -> Iterator[Finding]:
+    """For each model and 16-bit precision against fp32: is a sample quicker, and do the answers stay as accurate?"""
+    for label, by_precision in _groups(runs, ("precision",)):
+        full = by_precision.get(("fp32",))
+        for (name,), run in by_precision.items():
+            if full is None or run is full:
+                continue
+            row = compared(full, run).row(TOTAL.heading)
+            yield Finding(
+                asked(f"Is a sample quicker in {name} than in fp32", label), quicker(row), total_in_words(row)
+            )
+            yield _as_accurate(asked(f"Are the answers in {name} as accurate as in fp32", label), full, run)
 
 
 def fair_input(runs: Sequence[RunData]) -> Iterator[Finding]:
@@ -170,6 +188,7 @@ STUDIES: Mapping[str, Study] = {
     "tokens": tokens,
     "tokens_event": tokens_event,
     "fair_input": fair_input,
+    "precision": precision,
 }
 
 LOADING = "Does loading (stage 1) make more than half of the difference"
@@ -335,6 +354,39 @@ def _models(runs: Sequence[RunData]) -> list[tuple[str, RunData, RunData]]:
         if "eventgpt" in models and "videollava" in models:
             found.append((label, models["eventgpt"], models["videollava"]))
     return found
+
+
+def _at_fixed_length(runs: Sequence[RunData]) -> list[RunData]:
+    """The runs whose answers have one length; all, where the study was swept over no other."""
+    return [run for run in runs if run.params.get("stop") == "fixed"] or list(runs)
+
+
+def _accuracies(runs: Sequence[RunData], setting: str, what: str) -> Iterator[Finding]:
+    """For each number below the highest: are the answers that end by themselves as accurate? Of the runs with the
+    highest limit of tokens."""
+    natural = [run for run in runs if run.params.get("stop") == "natural"]
+    most = max((int(run.params["max_new_tokens"]) for run in natural), default=0)
+    longest = [run for run in natural if int(run.params["max_new_tokens"]) == most]
+    for label, by_value in _groups(longest, (setting,)):
+        ordered = sorted(by_value, key=lambda value: float(value[0]) if _is_number(value[0]) else math.inf)
+        for fewer in ordered[:-1]:
+            question = f"Are answers from {fewer[0]} {what} as accurate as from {ordered[-1][0]}"
+            yield _as_accurate(asked(question, label), by_value[ordered[-1]], by_value[fewer])
+
+
+def _as_accurate(question: str, baseline: RunData, target: RunData) -> Finding:
+    """Yes: the interval of the difference in accuracy lies within POINTS; no: beyond it."""
+    row = compared(baseline, target).row(ACCURACY.heading)
+    if row is None:
+        return Finding(question, CANNOT_TELL, "No sample has facts that its answer could be checked against.")
+    low, high = row.difference.low, row.difference.high
+    within, beyond = low >= -POINTS and high <= POINTS, high < -POINTS or low > POINTS
+    return Finding(
+        question,
+        YES if within else NO if beyond else CANNOT_TELL,
+        f"Accuracy is {row.target_mean:.1f} % instead of {row.baseline_mean:.1f} %, a difference of "
+        f"{with_limits(row.difference, '')} points (n={row.n}).",
+    )
 
 
 def _groups(runs: Sequence[RunData], words: Sequence[str]) -> list[tuple[str, dict[tuple[str, ...], RunData]]]:
