@@ -86,6 +86,18 @@ def code_hash() -> str:
     return _hash(*sources(PACKAGE), *others, *versions)
 
 
+def code_stamp() -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of each source file of ours: whether `code_hash` could be another by now, in milliseconds."""
+    return tuple(
+        (str(path), (found := path.stat()).st_size, found.st_mtime_ns) for path in sorted(PACKAGE.rglob("*.py"))
+    )
+
+
+def code_changed(since: tuple[tuple[str, int, int], ...]) -> bool:
+    """Whether the code that measures is another than when `since` was the stamp, and `code_hash` was first asked."""
+    return code_stamp() != since and code_hash.__wrapped__() != code_hash()
+
+
 def sources(root: Path) -> list[str]:
     """Name and hash of each source file below `root` that measures."""
     found = []

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fourstage.config.schema import Config
+from fourstage.runs.identity import code_changed, code_stamp
 from fourstage.runs.signals import Terminated
 from fourstage.stages import SampleRecord, UserError
 from fourstage.text import say
@@ -60,6 +61,7 @@ class Replicates:
     file: RecordFile | None = None
     failed: dict[int, str] = field(default_factory=dict)  # why, by number
     _next: int = 0
+    _stamp: tuple[tuple[str, int, int], ...] = field(default_factory=code_stamp)
 
     @property
     def succeeded(self) -> bool:
@@ -86,9 +88,14 @@ class Replicates:
         path = self.folder.replicate(number)
         shutil.rmtree(path, ignore_errors=True)  # an earlier try
         path.parent.mkdir(parents=True, exist_ok=True)
-        code = run_fresh(Request(self.tree, str(path.absolute()), number))
-        if self.folder.finished_replicate(number) is None:
-            self.failed[number] = why = _why(path, code)
+        if not (why := self._other_code()):
+            code = run_fresh(Request(self.tree, str(path.absolute()), number))
+            if self.folder.finished_replicate(number) is None:
+                why = _why(path, code)
+            elif why := self._other_code():
+                shutil.rmtree(path, ignore_errors=True)  # nobody knows which code it ran
+        if why:
+            self.failed[number] = why
             say(f"error: {self._name(number)}: {why}")
 
     def check(self) -> None:
@@ -144,6 +151,10 @@ class Replicates:
                 self.file.append(replace(record, position=begin + position))
             begin += position + 1
         self.file.close()
+
+    def _other_code(self) -> str:
+        """Why the next or last replicate is not one of this run: somebody edits, or updates, what measures."""
+        return "the code that measures changed since the run began; run it again" if code_changed(self._stamp) else ""
 
     def _finished(self) -> dict[int, RunFolder]:
         """The replicates that were measured to their end, by number."""

@@ -118,3 +118,15 @@ def test_a_model_of_another_package_counts(tmp_path: Path, monkeypatch: pytest.M
         hashes.append(code_hash())
     code_hash.cache_clear()
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_code_that_is_touched_is_the_same_and_code_that_is_changed_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fourstage.runs import identity
+
+    identity.code_hash()
+    stamp = identity.code_stamp()
+    assert not identity.code_changed(stamp)
+    assert not identity.code_changed(stamp[1:])  # another stamp, the same meaning
+    monkeypatch.setattr(identity, "MEASURING", identity.MEASURING[1:])
+    assert not identity.code_changed(stamp)  # nobody looks while no file has changed
+    assert identity.code_changed(stamp[1:])

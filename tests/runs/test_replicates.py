@@ -126,6 +126,18 @@ def test_more_replicates_are_measured_anew_and_as_many_are_skipped(
     assert "has 2 replicates, 3 are asked for: measured anew" in capsys.readouterr().err
 
 
+def test_a_replicate_of_other_code_is_no_part_of_the_run(
+    run: Run, store: Destination, dataset: Path, here: Callable[..., list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = here()
+    monkeypatch.setattr(replicates, "code_changed", lambda _: len(began) > 1)  # while the second was measured
+    code, facts = run(*on(dataset), "replicates=3", "dataset.limit=1")
+    assert facts is not None
+    assert (code, facts.status, began) == (1, "FAILED", [0, 1])
+    assert [record.replicate for record in run_records(store, facts.run_id)] == [0]
+    assert "replicate 2 of 3: the code that measures changed" in facts.tags["fourstage.replicates_failed"]
+
+
 def test_ctrl_c_keeps_the_records_of_the_replicates_so_far(
     run: Run, store: Destination, dataset: Path, here: Callable[..., list[int]]
 ) -> None:
