@@ -57,9 +57,10 @@ def cells(columns: Columns) -> Cells:
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         for number, figure in enumerate(COMPARISON):
             values = done.output_tokens / done.decode_s if figure is TOKENS_PER_S else getattr(done, figure.field)
-            there = np.isfinite(values) & (values > 0)
+            score = figure.kind == "score"  # of 0 to 100, compared by points: a hundredth stands for its logarithm
+            there = np.isfinite(values) & ((values > 0) | score)
             counts = np.bincount(place[there], minlength=shape[0] * shape[1]).reshape(shape)
-            for found, of in ((logs, np.log(values[there])), (means, values[there])):
+            for found, of in ((logs, values[there] / 100 if score else np.log(values[there])), (means, values[there])):
                 sums = np.bincount(place[there], weights=of, minlength=shape[0] * shape[1]).reshape(shape)
                 np.divide(sums, counts, out=found[number], where=counts > 0)
     order = np.argsort(first, kind="stable")  # of the keys' first success

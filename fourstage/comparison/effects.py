@@ -55,8 +55,8 @@ class Row:
     target_median: float
     baseline_mean: float
     target_mean: float
-    difference: Interval  # the baseline's mean x (ratio - 1): it always has the ratio's sign
-    ratio: Interval  # of geometric means, target / baseline; NaN where no sample has one
+    difference: Interval  # the baseline's mean x (ratio - 1): it always has the ratio's sign; of scores, points
+    ratio: Interval  # of geometric means, target / baseline; NaN of scores, and where no sample has one
     effect: Effect | None  # behind the ratio
     judgement: Judgement | None  # None where neither way is better, and where one side was cached
     averages: Averages | None = None  # the ratio by other averages
@@ -341,10 +341,13 @@ def _row(
     means = (float(before[there].mean()), float(after[there].mean()))
     medians = (float(np.median(before[there])), float(np.median(after[there])))
     other = None
-    if effect is not None and min(*means, *medians) > 0:
+    if effect is not None and figure.kind != "score" and min(*means, *medians) > 0:
         other = Averages(effect.ratio, means[1] / means[0], medians[1] / medians[0])
     ratio = difference = Interval(math.nan, math.nan, math.nan, level, int(there.sum()))
-    if effect is not None and not math.isfinite(effect.half_width):
+    if effect is not None and figure.kind == "score":
+        points, reach = 100 * effect.log, 100 * effect.half_width
+        difference = Interval(points - reach, points + reach, points, level, effect.samples)
+    elif effect is not None and not math.isfinite(effect.half_width):
         nothing = (-math.inf, math.inf)
         ratio = Interval(*nothing, effect.ratio, level, effect.samples)
         difference = Interval(*nothing, means[0] * (effect.ratio - 1), level, effect.samples)

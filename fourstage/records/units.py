@@ -68,7 +68,15 @@ def with_limits(interval: Interval, unit: str = "s") -> str:
     space = f" {name}" if name else ""
     if not math.isfinite(low) or not math.isfinite(high):
         return minus(f"{value:.{decimals}f}{space} [too few to tell]")
+    if not unit and low > 0:  # a ratio: no limit of one reads 0
+        return f"{_ratio(value, decimals)} [{_ratio(low, decimals)}, {_ratio(high, decimals)}]"
     return minus(f"{value:.{decimals}f}{space} [{low / factor:.{decimals}f}, {high / factor:.{decimals}f}]")
+
+
+def _ratio(value: float, decimals: int) -> str:
+    """`1.42`, `0.998`, `0.0041`, `19.6`: two decimals or more below 10, never 0."""
+    text = f"{value:.{max(decimals, 2)}f}" if value < 10 else plain(value)
+    return text if float(text) > 0 else plain(value, 2)
 
 
 def minus(text: str) -> str:

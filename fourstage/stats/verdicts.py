@@ -36,6 +36,11 @@ WORDS = {  # kind: (a ratio above 1, below 1, which of them is better)
     "rate": ("higher", "lower", "above"),
     "size": ("larger", "smaller", "below"),
     "count": ("more", "fewer", ""),
+    "score": (
+        "higher",
+        "lower",
+        "above",
+    ),  # 0 to 100: its "logarithms" are hundredths, so that it is compared by points
 }
 
 CLAIMS = (Verdict.IMPROVED, Verdict.REGRESSED, Verdict.DIFFERENT)
@@ -69,10 +74,12 @@ class Judgement:
     @property
     def text(self) -> str:
         """`1.10x slower`, `equal within 2 %`, `no detectable difference`, `not replicated`."""
+        if self.verdict in CLAIMS and self.kind == "score":
+            return f"{100 * abs(self.effect.log):.3g} points {self.word}"
         if self.verdict in CLAIMS:
             return f"{times(math.exp(min(abs(self.effect.log), 700.0)))} {self.word}"
         if self.verdict is Verdict.EQUIVALENT:
-            return f"equal within {100 * self.effect.margin:.3g} %"
+            return f"equal within {100 * self.effect.margin:.3g} {'points' if self.kind == 'score' else '%'}"
         return {Verdict.INVALID: "no claim, a run is invalid", Verdict.NOT_REPLICATED: "not replicated"}.get(
             self.verdict, "no detectable difference"
         )
@@ -81,7 +88,9 @@ class Judgement:
     def sentence(self) -> str:
         """The text, with the interval, and with what would be needed or seen where nothing is claimed."""
         effect = self.effect
-        if not math.isfinite(effect.half_width):
+        if self.kind == "score":
+            numbers = f"{100 * effect.log:+.3g} points [±{100 * effect.half_width:.3g}]"
+        elif not math.isfinite(effect.half_width):
             numbers = (
                 f"ratio {effect.ratio:.3g}, no interval from {effect.samples} samples in {effect.clusters} clusters"
             )
@@ -106,7 +115,9 @@ class Judgement:
 def judge(
     effects: Sequence[Effect], kinds: Sequence[str] | str = "time", alpha: float = ALPHA
 ) -> tuple[Judgement, ...]:
-    """Judge a family of rows. Kinds are "time" and "size" (less is better), "rate" (more is better), "count" (neither).
+    """Judge a family of rows.
+
+    Kinds are "time" and "size" (less is better), "rate" and "score" (more is better) and "count" (neither).
 
     Not replicated: a side has one process and no floor is known; such rows are not of the family. Equivalent: the
     ratio lies within the margin either way by two one-sided tests, be it different or not. Else Improved, Regressed

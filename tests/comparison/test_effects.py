@@ -477,3 +477,20 @@ def test_no_stage_is_the_bottleneck_where_more_was_not_timed_apart() -> None:
     apart = [replace(r, encode_s=None, decode_s=None, prefill_s=None) for r in records(1)]
     pair = compare([run(apart), run(apart)]).pairs[0]
     assert (pair.bottleneck_baseline, pair.bottleneck_target) == ("", "")
+
+
+def test_scores_are_compared_by_points_and_a_score_of_zero_counts() -> None:
+    """A ratio of scores would leave out the answers that are all wrong."""
+
+    def scored(right: int) -> list[SampleRecord]:
+        return [replace(r, quality_accuracy=100.0 * (int(r.key.split()[1]) % 10 < right)) for r in records(1)]
+
+    row = compared(scored(9), scored(5)).pairs[0].row("accuracy")
+    assert row is not None
+    assert (row.n, row.baseline_mean, row.target_mean) == (60, pytest.approx(90), pytest.approx(50))
+    assert (row.text, row.verdict) == ("40 points lower", Verdict.REGRESSED)
+    assert row.difference.low < row.difference.estimate == pytest.approx(-40)
+    assert math.isnan(row.ratio.estimate)
+    same = compared(scored(9), scored(9)).pairs[0].row("accuracy")
+    assert same is not None
+    assert (same.text, same.verdict) == ("equal within 2 points", Verdict.EQUIVALENT)
