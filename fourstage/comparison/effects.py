@@ -49,7 +49,7 @@ class Row:
 
     name: str  # a figure's heading
     unit: str
-    kind: str  # "time", "rate", "count" or "size"
+    kind: str  # "time", "rate", "count", "size" or "score"
     n: int
     baseline_median: float
     target_median: float
