@@ -54,6 +54,8 @@ NOT_IN_A_FILE = {
     "precise_enough": "nothing was asked for",
     "machine_quiet": "the file does not say what else ran",
     "answers_repeat": "the model is not here to answer again",
+    "images_are_the_files": "the media are not here to be read again",
+    "stages_apart": "the model is not here to be timed by another clock",
     "plan_is_dataset": "the file does not say which dataset it is of",
     "operations_counted": "the model is not here to count",
     "values_finite": "the model is not here to look into",

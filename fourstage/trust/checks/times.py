@@ -188,8 +188,8 @@ def little_observed(evidence: Evidence) -> Check:
 
 
 def stages_apart(evidence: Evidence) -> Check:
-    """Each stage before decode takes on the record what it takes by itself, by another clock."""
-    sentence = "each stage before decode takes as long by itself, by another clock"
+    """Preprocess and encode take on the record what they take by themselves, by another clock."""
+    sentence = "preprocess and encode take as long by themselves, by another clock"
     if evidence.audits is None:
         return not_possible("stages_apart", sentence, evidence.no_audits)
     asked = evidence.expected.cached_stages
