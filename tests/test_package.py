@@ -40,6 +40,9 @@ def test_the_wheel_has_all_of_conf_and_the_console_script(wheel: Path) -> None:
     for path in [*conf.rglob("*.yaml"), *studies]:
         assert f"fourstage/conf/{path.relative_to(conf)}" in names
     assert "fourstage/models/demo_tokenizer.json" in names
+    assert {f"fourstage/models/stand_ins/{model}/model.safetensors" for model in ("eventgpt", "videollava")} <= set(
+        names
+    )
 
 
 def test_the_wheel_is_typed_licensed_and_of_the_version_that_the_package_states(wheel: Path) -> None:

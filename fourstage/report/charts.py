@@ -22,6 +22,7 @@ from fourstage.comparison.run_data import RunData
 from fourstage.records.figures import TOKENS_OUT, TOTAL
 from fourstage.records.plots import COLOURS, LINE
 from fourstage.records.units import seconds
+from fourstage.report import quality_chart
 from fourstage.report.drawing import (
     INK,
     Plot,
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
     pass
 
 
-STAGE_PLOTS = ("stages",)
+STAGE_PLOTS = ("stages", quality_chart.NAME)
 TOKEN_PLOTS = ("time_against_tokens", TOKENS_OUT.name)
 MOST_BARS = 24  # runs
 
@@ -81,6 +82,7 @@ def plots_of(layout: Layout) -> dict[str, Plot]:
     """The plots of a report by name; a plot without data is omitted."""
     comparison = layout.subject.comparison
     made = [stage_bars(comparison), time_against_tokens(comparison), token_histograms(comparison)]
+    made.append(quality_chart.speed_against_quality(comparison))
     made += [waterfall(one.pair, number) for number, one in enumerate(layout.pairs, start=1) if one.waterfall]
     return {plot.name: plot for plot in made if plot is not None}
 
