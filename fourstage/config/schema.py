@@ -175,7 +175,7 @@ class Config:
     model: Annotated[ModelSettings, Plugin("model")]
     weights: Weights
     dataset: Annotated[DatasetSettings, Plugin("dataset")]
-    precision: Literal["fp32", "bf16", "fp16"]
+    precision: Literal["fp32", "bf16", "fp16", "int8", "int4"]
     engine: Annotated[EngineSettings, Plugin("engine")]
     protocol: ProtocolSettings
     tracking: TrackingSettings
@@ -206,6 +206,11 @@ class Config:
     def cached_stages(self) -> tuple[str, ...]:
         """The stages that are to be served from the run's cache."""
         return {"none": (), "frames": ("load",), "tensors": ("load", "preprocess")}[self.cache]
+
+    @property
+    def arithmetic(self) -> str:
+        """The precision of activations, and of all weights that are not quantised."""
+        return "bf16" if self.precision in ("int8", "int4") else self.precision
 
     @property
     def sampling(self) -> Sampling:

@@ -69,6 +69,11 @@ class Engine(ABC):
         `batches`: sizes of the batches to come; `prompts`: rows of their prompts with media, the most frequent first.
         """
 
+    def prepare_encode(  # noqa: B027 (most have nothing to do)
+        self, vision: Vision, pixel_values: Tensor, images_per_sample: tuple[int, ...]
+    ) -> None:
+        """Capture stage 3 for tensors of this shape ahead of the measurement."""
+
     def encode(self, vision: Vision, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
         """Stage 3: features per sample, from pixels [images of all samples, 3, size, size]."""
         return vision.run(pixel_values, images_per_sample)

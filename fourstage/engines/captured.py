@@ -241,6 +241,9 @@ class CapturedDecoder:
             graph.replay()
             return logits
         self.report.prefill_launches += 1
+        return self._launch_prefill(rows, embeds, padded)
+
+    def _launch_prefill(self, rows: _Rows, embeds: Tensor, padded: bool) -> Tensor:
         run = llama_kernels.prefill if rows.triton else llama.prefill
         return run(self.weights, rows.cache, embeds, padded)
 
@@ -251,7 +254,7 @@ class CapturedDecoder:
         weights = self.weights
         given = torch.zeros(rows.cache.batch, length, weights.hidden, dtype=weights.dtype, device=weights.device)
         rows.cache.start.zero_()
-        graph, logits = self._record(lambda: self._prefill(rows, given, padded=False))
+        graph, logits = self._record(lambda: self._launch_prefill(rows, given, padded=False))
         rows.prefills[length] = (graph, given, logits)
 
     def _step(self, rows: _Rows, limit: int | None = None) -> Tensor:
@@ -342,6 +345,8 @@ class CapturedDecoder:
             graph.register_generator_state(self.generator)
         with torch.cuda.graph(graph, pool=self._pool, stream=stream):
             out = run()
+        graph.replay()  # the first one uploads the graph: not within a measurement
+        torch.cuda.synchronize(device)
         self.report.graph_pool_bytes += max(0, torch.cuda.memory_reserved(device) - before)
         self.report.captures += 1
         return graph, out

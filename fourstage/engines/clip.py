@@ -34,6 +34,7 @@ def fused_layers(tower: nn.Module) -> Iterator[int]:
         attention: Any = layer.self_attn
         with torch.inference_mode(False), torch.no_grad():
             weight, bias = fused(attention.q_proj, attention.k_proj, attention.v_proj)
+        assert isinstance(weight, Tensor), "vision towers are not quantised"
         layer.forward = partial(forward, layer, weight, bias)
     try:
         yield len(layers)

@@ -46,6 +46,8 @@ class Settings(EngineSettings):
             raise SettingError(
                 f"num_beams={config.num_beams}: engine={self.name} has no beam search; set num_beams=1 or engine=eager"
             )
+        if config.precision == "int4":
+            raise SettingError(f"precision=int4: engine={self.name} runs int8 and more bits; set engine=eager|compiled")
 
 
 class Engine(engines.Engine):
@@ -82,6 +84,9 @@ class Engine(engines.Engine):
     ) -> Tensor:
         decoder = self._decoder_of(model)
         return decoder.generate(inputs_embeds, attention_mask, sampling, eos_ids, pad_id, on_token)
+
+    def prepare_encode(self, vision: Vision, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> None:
+        self.encode(vision, pixel_values, images_per_sample)
 
     def encode(self, vision: Vision, pixel_values: Tensor, images_per_sample: tuple[int, ...]) -> tuple[Tensor, ...]:
         if self._vision is None:

@@ -35,10 +35,20 @@ class Tile:
 
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
+def _wide(block, INT8: tl.constexpr):
+    # to fp32; int8 by an addition to the mantissa of 1.5 * 2^23, since the conversion has a quarter of the rate
+    if INT8:
+        return (block.to(tl.int32) + 0x4B400000).to(tl.float32, bitcast=True) - 12582912.0
+    else:
+        return block.to(tl.float32)
+
+
+@triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _matvec(
-    x, gain, weight, bias, out, alive, n, eps,
+    x, gain, weight, scales, bias, out, alive, n, eps,
     K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     NORM: tl.constexpr, GLU: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr, PDL: tl.constexpr,
+    INT8: tl.constexpr,
 ):  # fmt: skip
     # one row of x; NORM: the norm's factor is one number per row, so it is applied after the product
     if tl.load(alive) == 0:
@@ -57,9 +67,9 @@ def _matvec(
     squares = part * part
     if NORM:
         part *= tl.load(gain + cols, mask=cols < K, other=0.0).to(tl.float32)
-    total = first.to(tl.float32) * part[None, :]
+    total = _wide(first, INT8) * part[None, :]
     if GLU:
-        total_up = first_up.to(tl.float32) * part[None, :]
+        total_up = _wide(first_up, INT8) * part[None, :]
     for k in tl.range(BK, K, BK, num_stages=STAGES):
         inside = k + cols < K
         if K % BK == 0:
@@ -74,23 +84,27 @@ def _matvec(
                 part *= tl.load(gain + k + cols).to(tl.float32)
             else:
                 part *= tl.load(gain + k + cols, mask=inside, other=0.0).to(tl.float32)
-        total += block.to(tl.float32) * part[None, :]
+        total += _wide(block, INT8) * part[None, :]
         if GLU:
             if K % BK == 0:
                 block_up = tl.load(above + k, eviction_policy="evict_first")
             else:
                 block_up = tl.load(above + k, mask=inside[None, :], other=0.0, eviction_policy="evict_first")
-            total_up += block_up.to(tl.float32) * part[None, :]
+            total_up += _wide(block_up, INT8) * part[None, :]
     y = tl.sum(total, 1)
     factor = 1.0
     if NORM:
         factor = tl.rsqrt(tl.sum(squares, 0) / K + eps)
         y *= factor
     kept = rows < n
+    if INT8:
+        y *= tl.load(scales + rows, mask=kept, other=0.0).to(tl.float32)
     if BIAS:
         y += tl.load(bias + rows, mask=kept, other=0.0).to(tl.float32)
     if GLU:
         up = tl.sum(total_up, 1) * factor
+        if INT8:
+            up *= tl.load(scales + n + rows, mask=kept, other=0.0).to(tl.float32)
         if BIAS:
             up += tl.load(bias + n + rows, mask=kept, other=0.0).to(tl.float32)
         y = y * tl.sigmoid(y) * up
@@ -101,9 +115,10 @@ def _matvec(
 
 @triton.jit  # type: ignore[untyped-decorator,unused-ignore]
 def _matvecs(
-    x, weight, bias, out, alive, n, B,
+    x, weight, scales, bias, out, alive, n, B,
     K: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, STAGES: tl.constexpr,
     GLU: tl.constexpr, ADD: tl.constexpr, BIAS: tl.constexpr, PDL: tl.constexpr,
+    INT8: tl.constexpr,
 ):  # fmt: skip
     # 2 to 16 rows of x, already normalised: the tensor cores take 16 at the price of one
     if tl.load(alive) == 0:
@@ -120,9 +135,9 @@ def _matvecs(
         gdc_launch_dependents()
         gdc_wait()
     part = tl.load(x + batch[:, None] * K + cols[None, :], mask=(batch < B)[:, None] & (cols < K)[None, :], other=0.0)
-    total = tl.dot(part, tl.trans(first))
+    total = tl.dot(part, tl.trans(first.to(x.dtype.element_ty)))
     if GLU:
-        total_up = tl.dot(part, tl.trans(first_up))
+        total_up = tl.dot(part, tl.trans(first_up.to(x.dtype.element_ty)))
     for k in tl.range(BK, K, BK, num_stages=STAGES):
         inside = k + cols < K
         part = tl.load(
@@ -132,18 +147,22 @@ def _matvecs(
             block = tl.load(tile + k, eviction_policy="evict_first")
         else:
             block = tl.load(tile + k, mask=inside[None, :], other=0.0, eviction_policy="evict_first")
-        total = tl.dot(part, tl.trans(block), total)
+        total = tl.dot(part, tl.trans(block.to(x.dtype.element_ty)), total)
         if GLU:
             if K % BK == 0:
                 block_up = tl.load(above + k, eviction_policy="evict_first")
             else:
                 block_up = tl.load(above + k, mask=inside[None, :], other=0.0, eviction_policy="evict_first")
-            total_up = tl.dot(part, tl.trans(block_up), total_up)
+            total_up = tl.dot(part, tl.trans(block_up.to(x.dtype.element_ty)), total_up)
     kept = rows < n
     y = total
+    if INT8:
+        y *= tl.load(scales + rows, mask=kept, other=0.0).to(tl.float32)[None, :]
     if BIAS:
         y += tl.load(bias + rows, mask=kept, other=0.0).to(tl.float32)[None, :]
     if GLU:
+        if INT8:
+            total_up *= tl.load(scales + n + rows, mask=kept, other=0.0).to(tl.float32)[None, :]
         if BIAS:
             total_up += tl.load(bias + n + rows, mask=kept, other=0.0).to(tl.float32)[None, :]
         y = y * tl.sigmoid(y) * total_up
@@ -463,12 +482,22 @@ def tile_for(rows: int, cols: int, batch: int, gated: bool) -> Tile:
     return Tile(8, 1024, 4, 1) if rows > 8192 else Tile(4, 2048, 8, 1)
 
 
+def tile_of_int8(rows: int, cols: int, batch: int, gated: bool) -> Tile:
+    """The same for int8 weights, of which a tile of as many bytes has twice the columns."""
+    if batch > 1:
+        return Tile(16, 512, 1, 3 if gated else 4)
+    if gated:
+        return Tile(4, 2048, 4, 3)
+    return Tile(8, 2048, 8, 1) if rows > 8192 else Tile(4, 4096, 8, 1)
+
+
 def matvec(
     x: Tensor,
     weight: Tensor,
     out: Tensor,
     alive: Tensor,
     *,
+    scales: Tensor | None = None,
     gain: Tensor | None = None,
     eps: float = 0.0,
     bias: Tensor | None = None,
@@ -479,24 +508,26 @@ def matvec(
 ) -> None:
     """out [B, N] = weight [N, K] @ x [B, K] (+ bias) (+ out where `add`); B of 1 to 16, fp32 accumulation.
 
-    `gain`: x is normalised first (RMSNorm, one row only). `gated`: weight is [2 N, K] and out = silu(first) * second.
+    `scales` [N] (of `gated` [2 N]): weight is int8, each row times its scale. `gain`: x is normalised first
+    (RMSNorm, one row only). `gated`: weight is [2 N, K] and out = silu(first) * second.
     Nothing runs where `alive` is 0.
     """
     batch, k = x.shape
     n = out.shape[1]
-    tile = tile or tile_for(n, k, batch, gated)
+    tile = tile or (tile_for(n, k, batch, gated) if scales is None else tile_of_int8(n, k, batch, gated))
     nothing = weight  # a pointer that the kernel does not follow
     grid = (triton.cdiv(n, tile.rows),)
     flags: dict[str, Any] = {
         "K": k, "BN": tile.rows, "BK": tile.cols, "STAGES": tile.stages, "GLU": gated, "ADD": add,
-        "BIAS": bias is not None, "PDL": pdl, "num_warps": tile.warps,
+        "BIAS": bias is not None, "PDL": pdl, "INT8": scales is not None, "num_warps": tile.warps,
     } | launch(pdl)  # fmt: skip
     bias = nothing if bias is None else bias
+    scales = nothing if scales is None else scales
     if batch == 1:
         norm = gain is not None
-        _matvec[grid](x, gain if norm else nothing, weight, bias, out, alive, n, eps, NORM=norm, **flags)
+        _matvec[grid](x, gain if norm else nothing, weight, scales, bias, out, alive, n, eps, NORM=norm, **flags)
     else:
-        _matvecs[grid](x, weight, bias, out, alive, n, batch, **flags)
+        _matvecs[grid](x, weight, scales, bias, out, alive, n, batch, **flags)
 
 
 def attention(

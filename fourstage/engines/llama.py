@@ -23,18 +23,43 @@ from fourstage.stages import UserError
 
 
 @dataclass(frozen=True)
+class Int8:
+    """A linear layer's weight in 8 bits: values [out, in] times a scale for each row."""
+
+    values: Tensor  # [out, in] int8
+    scales: Tensor  # [out] fp32
+
+    @property
+    def shape(self) -> torch.Size:
+        """[out, in]."""
+        return self.values.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of values and scales."""
+        return self.values.nbytes + self.scales.nbytes
+
+    def dense(self, dtype: torch.dtype) -> Tensor:
+        """[out, in] in the activations' dtype."""
+        return self.values.to(dtype) * self.scales.to(dtype)[:, None]
+
+
+Matrix = Tensor | Int8
+
+
+@dataclass(frozen=True)
 class Layer:
     """One decoder layer's tensors; linear weights are [out, in]."""
 
     norm: Tensor
-    qkv: Tensor  # [(H + 2 KV) * D, hidden]
+    qkv: Matrix  # [(H + 2 KV) * D, hidden]
     qkv_bias: Tensor | None
-    o: Tensor
+    o: Matrix
     o_bias: Tensor | None
     mlp_norm: Tensor
-    gate_up: Tensor  # [2 * inner, hidden]: gate's rows, then up's
+    gate_up: Matrix  # [2 * inner, hidden]: gate's rows, then up's
     gate_up_bias: Tensor | None
-    down: Tensor
+    down: Matrix
     down_bias: Tensor | None
 
 
@@ -45,7 +70,7 @@ class LlamaWeights:
     layers: tuple[Layer, ...]
     embedding: Tensor  # [V, hidden]
     norm: Tensor
-    head: Tensor  # [V, hidden]; the embedding itself where tied
+    head: Matrix  # [V, hidden]; the embedding itself where tied
     head_bias: Tensor | None
     inverse_frequencies: Tensor  # [D / 2] fp32
     rotary_scaling: float
@@ -90,7 +115,7 @@ class LlamaWeights:
             layers=layers,
             embedding=decoder.embed_tokens.weight.detach(),
             norm=decoder.norm.weight.detach(),
-            head=head.weight.detach(),
+            head=matrix(head.weight),
             head_bias=None if head.bias is None else head.bias.detach(),
             inverse_frequencies=rotary.inv_freq.detach().float(),
             rotary_scaling=float(rotary.attention_scaling),
@@ -136,10 +161,10 @@ def check(config: Any, decoder: Any, head: Any) -> None:
     if config.hidden_act not in ("silu", "swish"):
         raise UserError(f"engine=graph runs hidden_act silu, found {config.hidden_act!r}: use engine=eager")
     weight = decoder.layers[0].self_attn.q_proj.weight
-    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16) or type(weight.data) is not Tensor:
+    kind = type(weight.data).__name__
+    if weight.dtype not in (torch.float32, torch.bfloat16, torch.float16) or kind not in ("Tensor", "Int8Tensor"):
         raise UserError(
-            f"engine=graph runs fp32, bf16 and fp16 weights, found {weight.dtype} in a {type(weight.data).__name__}: "
-            "use engine=eager"
+            f"engine=graph runs fp32, bf16, fp16 and int8 weights, found {weight.dtype} in a {kind}: use engine=eager"
         )
     devices = {str(parameter.device) for parameter in (*decoder.parameters(), head.weight)}
     if len(devices) != 1:
@@ -154,23 +179,47 @@ def _layer(layer: Any) -> Layer:
         norm=layer.input_layernorm.weight.detach(),
         qkv=qkv,
         qkv_bias=qkv_bias,
-        o=attention.o_proj.weight.detach(),
+        o=matrix(attention.o_proj.weight),
         o_bias=None if attention.o_proj.bias is None else attention.o_proj.bias.detach(),
         mlp_norm=layer.post_attention_layernorm.weight.detach(),
         gate_up=gate_up,
         gate_up_bias=gate_up_bias,
-        down=mlp.down_proj.weight.detach(),
+        down=matrix(mlp.down_proj.weight),
         down_bias=None if mlp.down_proj.bias is None else mlp.down_proj.bias.detach(),
     )
 
 
-def fused(*linears: nn.Linear) -> tuple[Tensor, Tensor | None]:
+def matrix(weight: Any) -> Matrix:
+    """A linear layer's weight as it is computed with, sharing the parameter's memory; torchao's int8 is unpacked."""
+    if type(weight.data).__name__ != "Int8Tensor":
+        tensor: Tensor = weight.detach()
+        return tensor
+    if weight.act_quant_kwargs is not None or weight.scale.shape != (weight.shape[0], 1):
+        raise UserError(
+            "engine=graph runs int8 weights with a scale for each row, found another layout: use engine=eager"
+        )
+    return Int8(weight.qdata.detach(), weight.scale.detach().flatten())
+
+
+def linear(x: Tensor, weight: Matrix, bias: Tensor | None) -> Tensor:
+    """x @ weight.T (+ bias), as `F.linear` and as torchao's int8 layers compute it."""
+    if isinstance(weight, Tensor):
+        return F.linear(x, weight, bias)
+    y = F.linear(x, weight.values.to(x.dtype)) * weight.scales.to(x.dtype)
+    return y if bias is None else y + bias
+
+
+def fused(*linears: nn.Linear) -> tuple[Matrix, Tensor | None]:
     """One weight [sum of out, in] and bias of several linear layers, whose parameters become views of them.
 
     Layers that are fused already are left as they are. At most one layer's weights are held twice, for a moment.
     """
-    weight = joined([linear.weight for linear in linears])
-    return weight, None if linears[0].bias is None else joined([linear.bias for linear in linears])
+    bias = None if linears[0].bias is None else joined([layer.bias for layer in linears])
+    weights: list[Any] = [layer.weight for layer in linears]
+    if all(isinstance(matrix(weight), Tensor) for weight in weights):
+        return joined(weights), bias
+    values, scales = joined([weight.qdata for weight in weights]), joined([weight.scale for weight in weights])
+    return Int8(values, scales.flatten()), bias
 
 
 def joined(parameters: list[Tensor]) -> Tensor:
@@ -267,13 +316,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, causal: bool) -
 
 def gated(layer: Layer, x: Tensor) -> Tensor:
     """The gated MLP (SwiGLU) of a layer: [..., hidden] to [..., hidden]."""
-    gate, up = F.linear(x, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
-    return F.linear(F.silu(gate) * up, layer.down, layer.down_bias)
+    gate, up = linear(x, layer.gate_up, layer.gate_up_bias).chunk(2, dim=-1)
+    return linear(F.silu(gate) * up, layer.down, layer.down_bias)
 
 
 def logits_of(weights: LlamaWeights, x: Tensor) -> Tensor:
     """[B, V] fp32 of the last hidden states [B, hidden]."""
-    return F.linear(rms_norm(x, weights.norm, weights.eps), weights.head, weights.head_bias).float()
+    return linear(rms_norm(x, weights.norm, weights.eps), weights.head, weights.head_bias).float()
 
 
 def prefill(weights: LlamaWeights, cache: Cache, embeds: Tensor, padded: bool) -> Tensor:
@@ -289,11 +338,11 @@ def prefill(weights: LlamaWeights, cache: Cache, embeds: Tensor, padded: bool) -
     x = embeds.to(weights.dtype)
     for i, layer in enumerate(weights.layers):
         normed = rms_norm(x, layer.norm, weights.eps)
-        q, k, v = split_heads(F.linear(normed, layer.qkv, layer.qkv_bias), weights)
+        q, k, v = split_heads(linear(normed, layer.qkv, layer.qkv_bias), weights)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)
         cache.keys[i, :, :, :rows] = k
         cache.values[i, :, :, :rows] = v
-        x = x + F.linear(attend(q, k, v, mask, causal=mask is None), layer.o, layer.o_bias)
+        x = x + linear(attend(q, k, v, mask, causal=mask is None), layer.o, layer.o_bias)
         x = x + gated(layer, rms_norm(x, layer.mlp_norm, weights.eps))
     cache.length.fill_(rows)
     return logits_of(weights, x[:, -1])
@@ -318,12 +367,12 @@ def step(weights: LlamaWeights, cache: Cache, limit: int) -> Tensor:
     x = weights.embedding[cache.token][:, None]  # [B, 1, hidden]
     for i, layer in enumerate(weights.layers):
         normed = rms_norm(x, layer.norm, weights.eps)
-        q, k, v = split_heads(F.linear(normed, layer.qkv, layer.qkv_bias), weights)
+        q, k, v = split_heads(linear(normed, layer.qkv, layer.qkv_bias), weights)
         q, k = rotated(q, cos, sin), rotated(k, cos, sin)
         keys, values = cache.keys[i], cache.values[i]
         keys.index_copy_(2, slot, k)
         values.index_copy_(2, slot, v)
-        x = x + F.linear(
+        x = x + linear(
             attend(q, keys[:, :, :limit], values[:, :, :limit], mask[:, None, None], causal=False),
             layer.o,
             layer.o_bias,

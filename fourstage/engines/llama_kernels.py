@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fourstage.engines.llama import Cache, LlamaWeights
+from fourstage.engines.llama import Cache, Int8, LlamaWeights, Matrix
 
 PROGRAMS = 1024  # of one warp each, that a decode step's attention is divided into
 
@@ -86,11 +86,14 @@ def step(weights: LlamaWeights, cache: Cache, buffers: Buffers, pdl: bool) -> Te
     one = cache.batch == 1
     scale = weights.dim**-0.5
 
-    def product(x: Tensor, gain: Tensor | None, weight: Tensor, bias: Tensor | None, out: Tensor, **how: Any) -> None:
+    def product(x: Tensor, gain: Tensor | None, weight: Matrix, bias: Tensor | None, out: Tensor, **how: Any) -> None:
         if gain is not None and not one:
             kernels.norm(x, gain, weights.eps, b.normed, b.alive, pdl=pdl)
             x, gain = b.normed, None
-        kernels.matvec(x, weight, out, b.alive, gain=gain, eps=weights.eps, bias=bias, pdl=pdl, **how)
+        values, scales = (weight.values, weight.scales) if isinstance(weight, Int8) else (weight, None)
+        kernels.matvec(
+            x, values, out, b.alive, scales=scales, gain=gain, eps=weights.eps, bias=bias, pdl=pdl, **how
+        )  # fmt: skip
 
     for i, layer in enumerate(weights.layers):
         product(b.x, layer.norm, layer.qkv, layer.qkv_bias, b.qkv)
@@ -130,22 +133,27 @@ def prefill(weights: LlamaWeights, cache: Cache, embeds: Tensor, padded: bool) -
     mixed = torch.empty_like(query)
     for i, layer in enumerate(weights.layers):
         kernels.norm(x, layer.norm, weights.eps, normed)
-        qkv = F.linear(normed, layer.qkv, layer.qkv_bias)
+        qkv = F.linear(normed, dense(layer.qkv, x.dtype), layer.qkv_bias)
         keys, values = cache.keys[i], cache.values[i]
         kernels.rotate_and_store(qkv, cache.cos, cache.sin, cache.start, query, keys, values)
         kernels.causal_attention(query, keys, values, cache.start, mixed, padded)
         added(x, mixed.view(batch * rows, -1), layer.o, layer.o_bias)
         kernels.norm(x, layer.mlp_norm, weights.eps, normed)
-        kernels.swiglu(F.linear(normed, layer.gate_up, layer.gate_up_bias), inner)
+        kernels.swiglu(F.linear(normed, dense(layer.gate_up, x.dtype), layer.gate_up_bias), inner)
         added(x, inner, layer.down, layer.down_bias)
     cache.length.fill_(rows)
     last = torch.empty(batch, hidden, dtype=x.dtype, device=x.device)
     kernels.norm(x.unflatten(0, (batch, rows))[:, -1], weights.norm, weights.eps, last)
-    return F.linear(last, weights.head, weights.head_bias).float()
+    return F.linear(last, dense(weights.head, x.dtype), weights.head_bias).float()
 
 
-def added(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def added(x: Tensor, y: Tensor, weight: Matrix, bias: Tensor | None) -> None:
     """x += y @ weight.T (+ bias), in the product's own epilogue."""
-    x.addmm_(y, weight.t())
+    x.addmm_(y, dense(weight, x.dtype).t())
     if bias is not None:
         x += bias
+
+
+def dense(weight: Matrix, dtype: torch.dtype) -> Tensor:
+    """The weight in the activations' dtype; int8 is expanded, which costs less than prefill's product with it."""
+    return weight.dense(dtype) if isinstance(weight, Int8) else weight

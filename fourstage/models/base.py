@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,6 +20,7 @@ from fourstage.config.schema import Config, ModelSettings, PretrainedWeights, We
 from fourstage.engines import Engine, Vision, eager
 from fourstage.lazy import lazy
 from fourstage.models.checkpoint_files import check_hub_id
+from fourstage.models.quantised import stored_bytes
 from fourstage.models.reading import is_panic, local_folder
 from fourstage.models.shapes import Shapes, shapes_of
 from fourstage.stages import Features, Generation, Inputs, Media, OnToken, Sample, SampleError, Sampling, UserError
@@ -48,6 +49,7 @@ class ModelFacts:
     device: str
     attention: str
     context: int  # rows that a prompt with its media must stay below
+    quantisation: str = "none"  # of the language model's linear layers: int8, int4
 
     @classmethod
     def read_off(
@@ -60,12 +62,19 @@ class ModelFacts:
             checkpoint=checkpoint,
             checkpoint_hash=checkpoint_hash,
             parameters=sum(parameter.numel() for parameter in parameters),
-            parameter_bytes=sum(parameter.nbytes for parameter in parameters),
+            parameter_bytes=sum(stored_bytes(parameter) for parameter in parameters),
             dtype=str(parameters[0].dtype).removeprefix("torch."),
             device=str(parameters[0].device),
             attention=attention,
             context=context,
         )
+
+    def quantised(self, model: nn.Module, precision: str) -> ModelFacts:
+        """The facts after the language model was quantised, where `precision` asks for it."""
+        if precision not in ("int8", "int4"):
+            return self
+        size = sum(stored_bytes(parameter) for parameter in model.parameters())
+        return replace(self, parameter_bytes=size, quantisation=precision)
 
 
 class StagedPipeline(ABC):
@@ -226,10 +235,8 @@ class StagedPipeline(ABC):
         )
 
     def encode(self, inputs: Inputs) -> Features:
-        assert self._tower is not None, "a model calls count_vision_calls when it is made"
-        vision = Vision(self.visual_features, self._tower, self._count)
         with torch.inference_mode():
-            return Features(self.engine.encode(vision, inputs.pixel_values, inputs.images_per_sample))
+            return Features(self.engine.encode(self._vision, inputs.pixel_values, inputs.images_per_sample))
 
     def decode(self, inputs: Inputs, features: Features, sampling: Sampling, on_token: OnToken) -> Generation:
         with torch.inference_mode():
@@ -265,6 +272,12 @@ class StagedPipeline(ABC):
             with suppress(SampleError):  # goes on the record of its sample
                 rows[self.rows(self._checked_ids(question, images), images)] += count
         self.engine.prepare(self.generator, sampling, batches, [length for length, _ in rows.most_common()])
+        size = getattr(getattr(self._tower, "config", None), "image_size", None)
+        if isinstance(size, int):
+            parameter = next(self.model.parameters())
+            for batch in batches:
+                pixels = parameter.new_zeros(batch * images, 3, size, size)
+                self.engine.prepare_encode(self._vision, pixels, (images,) * batch)
 
     def logits(self, inputs: Inputs, ids: Sequence[int], engine: Engine | None = None) -> Tensor | None:
         """Logits [1, steps, V] of one prompt when its answer is `ids`, by the pipeline's engine or another one.
@@ -301,6 +314,11 @@ class StagedPipeline(ABC):
 
         self._tower = tower
         tower.register_forward_pre_hook(lambda *_: self._count(1))
+
+    @property
+    def _vision(self) -> Vision:
+        assert self._tower is not None, "a model calls count_vision_calls when it is made"
+        return Vision(self.visual_features, self._tower, self._count)
 
     def _count(self, calls: int) -> None:
         self.vision_calls += calls

@@ -16,6 +16,7 @@ from fourstage.engines import Engine
 from fourstage.lazy import resolve
 from fourstage.models.base import StagedPipeline
 from fourstage.models.device import check_precision, choose_device
+from fourstage.models.quantised import check_quantisation, quantise
 from fourstage.stages import UserError
 
 
@@ -32,7 +33,9 @@ def import_libraries(config: Config) -> None:
 
 def preflight(config: Config) -> None:
     """Raise UserError for what cannot work, before a run is tracked and a model is loaded."""
-    check_precision(config.precision, choose_device(config.device))
+    device = choose_device(config.device)
+    check_precision(config.arithmetic, device)
+    check_quantisation(config.precision, device)
     plugins.find("model", config.model.name).Model.preflight(config)
 
 
@@ -43,15 +46,17 @@ def load_pipeline(config: Config) -> StagedPipeline:
     # cuDNN's attention makes a plan for each new length, and every decode step is one: 40 ms a step on an H100
     torch.backends.cuda.enable_cudnn_sdp(False)
     device = choose_device(config.device)
-    check_precision(config.precision, device)
+    check_precision(config.arithmetic, device)
     pipeline: StagedPipeline = plugins.find("model", config.model.name).Model.from_weights(
         config.model,
         config.weights,
         device=device,
-        precision=config.precision,
+        precision=config.arithmetic,
         attention=config.engine.attention,
         prompt=config.prompt,
     )
+    quantise(pipeline.generator, config.precision)
+    pipeline.facts = pipeline.facts.quantised(pipeline.model, config.precision)
     engine = plugins.find("engine", config.engine.name).Engine(config.engine)
     if not isinstance(engine, Engine):
         raise UserError(

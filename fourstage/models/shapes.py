@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from fourstage.models.quantised import is_quantised, stored_bytes
+
 
 @dataclass(frozen=True)
 class Linear:
@@ -82,6 +84,7 @@ class Shapes:
     adaptor: Linear | None  # likewise, after the projector
     language: LanguageModel
     bytes_per_value: int  # of weights, activations and KV cache alike
+    quantised_bytes: int | None = None  # of the language model's weights that a step reads, where they are quantised
 
     @property
     def after_tower(self) -> tuple[Linear, ...]:
@@ -92,6 +95,13 @@ class Shapes:
     def encoder_parameters(self) -> int:
         """Parameters of stage 3: the tower and what follows it."""
         return self.vision.parameters + sum(linear.parameters for linear in self.after_tower)
+
+    @property
+    def language_bytes(self) -> int:
+        """What a forward pass of the language model reads of its weights."""
+        if self.quantised_bytes is not None:
+            return self.quantised_bytes
+        return self.language.parameters * self.bytes_per_value
 
     @property
     def kv_bytes_per_token(self) -> int:
@@ -112,7 +122,8 @@ def shapes_of(tower: Any, projector: Any, language: Any, head: Any, adaptor: Any
         projector=tuple(_linear(module) for module in projector.modules() if _is_linear(module)),
         adaptor=None if adaptor is None else _linear(adaptor),
         language=_language(language, head),
-        bytes_per_value=head.weight.element_size(),
+        bytes_per_value=language.norm.weight.element_size(),
+        quantised_bytes=_quantised_bytes(language, head),
     )
 
 
@@ -144,6 +155,12 @@ def _language(model: Any, head: Any) -> LanguageModel:
         vocab=head.out_features,
         layer_vectors=_vectors(layer),
     )
+
+
+def _quantised_bytes(model: Any, head: Any) -> int | None:
+    """Bytes of layers, norm and head with their scales; None where nothing is quantised."""
+    parameters = [*model.layers.parameters(), *model.norm.parameters(), *head.parameters()]
+    return sum(map(stored_bytes, parameters)) if any(map(is_quantised, parameters)) else None
 
 
 def _is_linear(module: Any) -> bool:

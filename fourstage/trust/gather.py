@@ -18,6 +18,7 @@ from fourstage.measure.cache import uncached
 from fourstage.measure.plan import Planned
 from fourstage.measure.protocol import question_of, timing_of
 from fourstage.models.base import StagedPipeline
+from fourstage.models.quantised import is_quantised, language_layers
 from fourstage.models.shapes import Shapes
 from fourstage.models.stand_ins import resolved
 from fourstage.records.summary import tpot_over_context
@@ -64,7 +65,7 @@ def gather(
 def expected(config: Config, pipeline: StagedPipeline) -> Expected:
     """What the composed settings asked for, as far as records can show it."""
     return Expected(
-        precision=config.precision,
+        precision=config.arithmetic,
         dtype=pipeline.facts.dtype,
         sources=config.model.media_sources,
         images=config.model.image_count,
@@ -85,7 +86,7 @@ def expected(config: Config, pipeline: StagedPipeline) -> Expected:
 def unlike(config: Config, pipeline: StagedPipeline) -> list[str]:
     """How the loaded parameters, all of them, differ from the settings, from the model that these name, and from what
     was recorded of them."""
-    asked = (f"torch.{DTYPES[config.precision]}", pipeline.facts.device)
+    asked = (f"torch.{DTYPES[config.arithmetic]}", pipeline.facts.device)
     other: dict[tuple[str, str], list[str]] = {}
     count = 0
     for name, parameter in pipeline.model.named_parameters():
@@ -100,9 +101,24 @@ def unlike(config: Config, pipeline: StagedPipeline) -> list[str]:
     named = pipeline.asked_parameters(resolved(config.weights, config.model.name))  # a stand-in is a checkpoint
     if named is not None and count != named:
         texts.append(f"the model has {count:,} parameters, {config.model.name} of these settings has {named:,}")
+    texts += _quantised_otherwise(config, pipeline)
     if count != pipeline.facts.parameters:
         texts.append(f"the model has {count:,} parameters, {pipeline.facts.parameters:,} were recorded")
     return texts
+
+
+def _quantised_otherwise(config: Config, pipeline: StagedPipeline) -> list[str]:
+    """How the quantised parameters differ from those that `precision` asks for: the language model's linear layers."""
+    found = {name for name, parameter in pipeline.model.named_parameters() if is_quantised(parameter)}
+    wanted = set[str]()
+    if config.precision in ("int8", "int4"):
+        layers = {id(layer.weight) for layer in language_layers(pipeline.generator)}
+        wanted = {name for name, parameter in pipeline.model.named_parameters() if id(parameter) in layers}
+    return [
+        f"{first_few(sorted(names), 1)} {word} quantised, against precision={config.precision}"
+        for names, word in ((found - wanted, "is"), (wanted - found, "is not"))
+        if names
+    ]
 
 
 def device_shares(config: Config, pipeline: StagedPipeline, evidence: Evidence, shapes: Shapes) -> Shares:
@@ -114,7 +130,7 @@ def device_shares(config: Config, pipeline: StagedPipeline, evidence: Evidence, 
     device = pipeline.facts.device
 
     def against(peaks: Peaks) -> Shares:
-        return run_shares(evidence.columns, evidence.sampled, shapes, peaks, config.precision, beams=config.num_beams)
+        return run_shares(evidence.columns, evidence.sampled, shapes, peaks, config.arithmetic, beams=config.num_beams)
 
     shares = against(device_peaks(device))
     if any(found.share > 1 for found in shares.fastest.values()):
@@ -152,7 +168,7 @@ def _audits(
         asked = None if config.protocol.name == "strict" else ANSWERS_AGAIN
         questions = {key: question_of(sample, config) for key, sample in listed.items()}
         again = answer_again(
-            uncached(pipeline), listed, questions, records, config.sampling, timing.device, config.precision, asked
+            uncached(pipeline), listed, questions, records, config.sampling, timing.device, config.arithmetic, asked
         )
         done = {record.key for record in records if record.ok}
         first = next((item for item in planned if item.sample.key in done), None)

@@ -74,7 +74,7 @@ def prefill_cost(shapes: Shapes, rows: int, batch: int = 1) -> Cost:
         + language.vocab * language.hidden
     )
     moved = rows * (language.hidden * shapes.bytes_per_value + shapes.kv_bytes_per_token)
-    return Cost(flops=batch * flops, bytes=language.parameters * shapes.bytes_per_value + batch * moved)
+    return Cost(flops=batch * flops, bytes=shapes.language_bytes + batch * moved)
 
 
 def decode_step_cost(shapes: Shapes, context: int, batch: int = 1) -> Cost:
@@ -91,7 +91,7 @@ def decode_step_cost(shapes: Shapes, context: int, batch: int = 1) -> Cost:
     )
     return Cost(
         flops=batch * flops,
-        bytes=language.parameters * shapes.bytes_per_value + batch * (context + 1) * shapes.kv_bytes_per_token,
+        bytes=shapes.language_bytes + batch * (context + 1) * shapes.kv_bytes_per_token,
     )
 
 
