@@ -96,17 +96,14 @@ def prompt(rows: int) -> tuple[torch.Tensor, torch.Tensor]:
     return embeds.to(torch.bfloat16), torch.ones(1, rows, dtype=torch.long, device="cuda")
 
 
-def timed(generate: Callable[..., Any], waits: bool, *arguments: Any) -> dict[str, Any]:
-    """Ids, milliseconds of prefill and per token of one call, by the host's clock.
-
-    `waits`: the engine calls back before the device is done, so that each call has to wait for it.
-    """
+def timed(generate: Callable[..., Any], *arguments: Any) -> dict[str, Any]:
+    """Ids, milliseconds of prefill and per token of one call; an engine that gives no times is waited for."""
     times: list[float] = []
 
-    def tick() -> None:
-        if waits:
+    def tick(at: float | None = None) -> None:
+        if at is None:
             torch.cuda.synchronize()
-        times.append(time.perf_counter())
+        times.append(time.perf_counter() if at is None else at)
 
     torch.cuda.synchronize()
     start = time.perf_counter()
@@ -132,7 +129,7 @@ def decode(name: str, copy: float) -> dict[str, Any]:
     with torch.inference_mode():
         for turn in range(ROUNDS + 1):  # the first warms up
             for engine_name, generate in engines.items():
-                one = timed(generate, engine_name == "eager", embeds, mask)
+                one = timed(generate, embeds, mask)
                 if turn:
                     runs[engine_name].append(one)
         needed = engine.weights.bytes_per_step()
@@ -175,7 +172,7 @@ def fresh(name: str) -> float:
     model = llama_7b(vocabulary)
     embeds, mask = prompt(rows)
     engine = CapturedDecoder(model)
-    return statistics.median([timed(engine.generate, False, embeds, mask)["token"] for _ in range(4)][1:])
+    return statistics.median([timed(engine.generate, embeds, mask)["token"] for _ in range(4)][1:])
 
 
 def spawned(name: str) -> float:

@@ -483,12 +483,12 @@ def tile_for(rows: int, cols: int, batch: int, gated: bool) -> Tile:
 
 
 def tile_of_int8(rows: int, cols: int, batch: int, gated: bool) -> Tile:
-    """The same for int8 weights, of which a tile of as many bytes has twice the columns."""
+    """The same for int8 weights, measured on an H200 with one row (docs/engines.md)."""
     if batch > 1:
         return Tile(16, 512, 1, 3 if gated else 4)
     if gated:
-        return Tile(4, 2048, 4, 3)
-    return Tile(8, 2048, 8, 1) if rows > 8192 else Tile(4, 4096, 8, 1)
+        return Tile(2, 2048, 4, 1)
+    return Tile(8, 1024, 4, 1) if rows > 8192 else Tile(4, 2048, 4, 1)
 
 
 def matvec(

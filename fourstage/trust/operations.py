@@ -41,6 +41,8 @@ def count_operations(pipeline: Any, item: Planned) -> Operations:
     engine = getattr(pipeline, "engine", None)
     if engine is not None and not engine.countable:
         return Operations(why_not=f"engine={engine.settings.name} runs graphs, whose operations torch does not count")
+    if getattr(getattr(pipeline, "facts", None), "quantisation", "none") == "int4":
+        return Operations(why_not="precision=int4 runs a kernel of its own, whose operations torch does not count")
     media = pipeline.load(item.sample)
     inputs = pipeline.preprocess([media], [item.question])
     found, features = counted(lambda: pipeline.encode(inputs))
