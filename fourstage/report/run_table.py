@@ -113,7 +113,8 @@ def quality_line(columns: Columns) -> str:
             continue
         mean = float(values[present].mean())
         found = bootstrap_interval(values[present], "mean", clusters=done.key_codes[present], resamples=1000)
-        limits = f" [{found.low:.0f}, {found.high:.0f}]" if np.isfinite([found.low, found.high]).all() else ""
+        low, high = max(found.low, 0.0), min(found.high, 100.0)  # a score lies in 0 to 100, its interval too
+        limits = f" [{low:.0f}, {high:.0f}]" if np.isfinite([found.low, found.high]).all() else ""
         parts.append(f"{figure.heading} {mean:.1f}{figure.unit and ' '}{figure.unit}{limits} n={present.sum()}")
     return f"[bold]quality[/bold]  {'   '.join(parts).replace('[', chr(92) + '[')}" if parts else ""
 
