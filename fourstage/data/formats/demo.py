@@ -27,7 +27,9 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -151,11 +153,15 @@ def make_demo(cache: Path, settings: DemoSettings, progress: Callable[[int], Non
         temporary.mkdir(parents=True)
         _remove_stale(cache)
         entries = []
-        for index in range(settings.samples):
-            entries.append(_write_sample(temporary, settings, index))
-            os.utime(temporary)  # still alive: see _remove_stale
-            if progress is not None:
-                progress(index + 1)
+        # numpy, PIL and the encoder release Python's lock, so that threads share the processors
+        with ThreadPoolExecutor(min(settings.samples, os.cpu_count() or 1)) as pool:
+            for index, entry in enumerate(
+                pool.map(partial(_write_sample, temporary, settings), range(settings.samples))
+            ):
+                entries.append(entry)
+                os.utime(temporary)  # still alive: see _remove_stale
+                if progress is not None:
+                    progress(index + 1)
         (temporary / JSON_NAME).write_text(json.dumps(entries, indent=1) + "\n", encoding="utf-8")
         _put_in_place(temporary, root)
     except OSError as error:
