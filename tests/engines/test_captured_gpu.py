@@ -13,6 +13,7 @@ from fourstage.engines import eager
 from fourstage.engines.agreement import first_divergence
 from fourstage.engines.captured import CapturedCall, CapturedDecoder
 from fourstage.engines.choosing import filtered
+from fourstage.models.quantised import quantise
 from fourstage.stages import Sampling
 from tests.engines.llamas import KINDS, llama, prompt, silent
 
@@ -59,6 +60,19 @@ def test_kernels_are_as_near_to_fp32_as_torch_is(kind: str, batch: int, dtype: t
     assert errors[0] <= 1.25 * errors[1]
     found = first_divergence(theirs, ours, dtype)
     assert found is None or found.near_tie, found
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_int8_kernels_are_as_near_to_fp32_as_torchao_is(batch: int) -> None:
+    model = llama(dtype=torch.bfloat16, **HEADS_OF_32).cuda()
+    quantise(model, "int8")
+    embeds, mask = on_gpu(batch, 150, torch.bfloat16)
+    forced = torch.randint(3, 300, (batch, 6))
+    theirs = eager.Engine(eager.Settings()).logits(model, embeds, mask, forced)
+    ours = CapturedDecoder(model, kernels="triton").logits(embeds, mask, forced)
+    found = first_divergence(theirs, ours, torch.bfloat16)
+    assert found is None or found.near_tie, found
+    assert ((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1)).max() < 0.1
 
 
 def test_dependent_launch_changes_no_logit() -> None:
