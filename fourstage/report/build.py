@@ -319,6 +319,7 @@ def _write(out: Path, compared: Compared, layouts: Sequence[Layout], formats: Se
             layouts[0].subject.command,
             compared.excluded,
             compared.gate,
+            [part.answer for part in parts],
         )
         (out / "compare.json").write_text(as_json(found), encoding="utf-8")
     except OSError as error:

@@ -28,6 +28,7 @@ from fourstage.report.drawing import (
     Plot,
     columns_of,
     is_finite,
+    label_name,
     labelled,
     laid_out,
     new_figure,
@@ -127,7 +128,7 @@ def stage_bars(comparison: Comparison) -> Plot | None:
     axes.legend(ncols=len(names), loc="lower center", bbox_to_anchor=(0.45, 1.0), frameon=False, fontsize=8.5)
     over = f"the {len(common)} samples that all of them answered" if common else "each run's own samples, which differ"
     described = "; ".join(
-        f"{bar.name} {seconds(bar.total.estimate)}: "
+        f"{' '.join(bar.name.split())} {seconds(bar.total.estimate)}: "
         + ", ".join(f"{part} {seconds(value.estimate)}" for part, value in bar.parts.items())
         for bar in there[:6]
     )
@@ -186,7 +187,7 @@ def waterfall(pair: Pairwise, number: int = 1) -> Plot | None:
         axes.plot([after, after], [row - 0.31, row + 1.31], color=INK, linewidth=0.6, linestyle=":")
     whiskers(axes, [step for _, step, _ in steps], ends[:-1], np.arange(1.0, rows - 1), 1.2)
     axes.plot([ends[0], ends[0]], [-0.31, 1.31], color=INK, linewidth=0.6, linestyle=":")
-    labels = [short_name(pair.baseline_name), *(name for name, _, _ in steps), short_name(pair.target_name)]
+    labels = [label_name(pair.baseline_name), *(name for name, _, _ in steps), label_name(pair.target_name)]
     axes.set_yticks(np.arange(rows), labels)
     axes.invert_yaxis()
     axes.set_xlim(start, high + 0.24 * (high - start))
@@ -286,7 +287,7 @@ def _bar(run: RunData, side: PerKey, common: set[str], comparison: Comparison) -
     found = ratio_intervals(tops, np.ones(tops.shape), len(rows), 0, comparison.resamples, comparison.level)
     intervals = dict(zip(kept, found, strict=True))
     return _Bar(
-        short_name(run.name),
+        label_name(run.name),
         len(rows),
         {part: intervals[part] for part in FILLS if part in intervals},
         intervals["total"],

@@ -13,6 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fourstage.comparison.answer import Answer
 from fourstage.comparison.attribution import Attribution
 from fourstage.comparison.effects import Comparison, Pairwise, Row, Unpaired
 from fourstage.comparison.findings import Finding
@@ -34,15 +35,20 @@ def document(
     command: str = "",
     excluded: Sequence[str] = (),
     gate: Gate | None = None,
+    answers: Sequence[Answer] = (),
 ) -> dict[str, Any]:
-    """All of it as plain values; each comparison with the label of its group."""
+    """All of it as plain values; comparisons with the label of their group, and their answer from `answers`."""
     judged = gate or Gate()
+    said: list[dict[str, Any] | None] = [_answer(one) for one in answers] or [None] * len(comparisons)
     return {
         "schema": SCHEMA,
         "name": name,
         "question": question,
         "command": command,
-        "comparisons": [{"label": label, **_comparison(found)} for label, found in comparisons],
+        "comparisons": [
+            {"label": label, **_comparison(found), "answer": one}
+            for (label, found), one in zip(comparisons, said, strict=True)
+        ],
         "findings": [
             {"question": item.question, "answer": item.answer, "measured": item.measured} for item in findings
         ],
@@ -80,6 +86,43 @@ def _comparison(found: Comparison) -> dict[str, Any]:
         "runs": [_run(run, facts) for run, facts in zip(found.runs, found.facts, strict=True)],
         "settings": [{"name": item.name, "values": item.values} for item in found.settings],
         "pairs": [compared(pair) for pair in found.pairs],
+    }
+
+
+def _answer(found: Answer) -> dict[str, Any]:
+    return {
+        "settings": found.settings,
+        "skipped": found.skipped,
+        "factors": [
+            {
+                "setting": one.effect.name,
+                "level": one.effect.level,
+                "reference": one.effect.reference,
+                "ratio": {
+                    "estimate": one.effect.effect.ratio,
+                    "low": one.effect.effect.low,
+                    "high": one.effect.effect.high,
+                },
+                "text": one.judgement.text,
+                "verdict": str(one.judgement.verdict),
+                "p_value": one.judgement.p_value,
+                "detectable_ratio": one.judgement.detectable_ratio,
+                "matches": one.effect.matches,
+                "depends_on": one.effect.depends_on,
+            }
+            for one in found.factors
+        ],
+        "ranking": [
+            {
+                "run_id": place.run.run_id,
+                "label": place.label,
+                "ratio_to_fastest": place.ranked.ratio,
+                "rank": place.ranked.rank if place.shown else None,
+                "letters": place.ranked.letters if place.shown else None,
+            }
+            for place in found.ranking
+        ],
+        "invalid": [run.run_id for run in found.invalid],
     }
 
 

@@ -84,6 +84,17 @@ def short_name(text: str) -> str:
     return text.replace("$", r"\$")  # a dollar sign would start a formula
 
 
+def label_name(text: str) -> str:
+    """A name as a label of an axis: a long one in two lines, broken between settings, else its middle left out."""
+    text = one_line(text)
+    parts = text.split(" · ")
+    for first in range(len(parts) - 1, 0, -1):
+        lines = [" · ".join(parts[:first]) + " ·", " · ".join(parts[first:])]
+        if len(text) > NAME and max(map(len, lines)) <= NAME:
+            return "\n".join(lines).replace("$", r"\$")
+    return short_name(text)
+
+
 def is_finite(interval: Interval) -> bool:
     """Whether an interval has limits that can be drawn."""
     return math.isfinite(interval.low) and math.isfinite(interval.high) and interval.high > interval.low

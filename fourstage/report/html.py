@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from fourstage.comparison.texts import TextRow
 from fourstage.report.charts import STAGE_PLOTS, TOKEN_PLOTS
 from fourstage.report.drawing import Plot, svg
-from fourstage.report.layout import Layout, about, cut
+from fourstage.report.layout import OPEN_ANSWERS, Layout, about, cut
 from fourstage.text import one_line, printable
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def to_html(layout: Layout, plots: Mapping[str, Plot]) -> str:
             for number, pair in enumerate(layout.pairs, start=1)
         ],
         "texts": [_sample(row, subject.pictures.get(row.key, {}), layout.one_model) for row in layout.texts],
+        "open_texts": max(OPEN_ANSWERS // max((len(row.answers) for row in layout.texts), default=1), 1),
     }
     return _template().render(page=page) + "\n"
 

@@ -38,6 +38,7 @@ from fourstage.report.wording import basis, headline, pair_sentence
 MOST_PAIRS, MOST_WATERFALLS = 23, 8
 MOST_SETTING_RUNS = 100
 MOST_TEXTS, MOST_ANSWERS = 20, 12
+OPEN_ANSWERS = 24  # of the first samples; the samples after them are folded, so that a sweep prints on few pages
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def about(answer: TextAnswer) -> str:
         else:
             parts += [
                 f"first {alike.prefix_tokens} tokens shared ({100 * alike.prefix_share:.0f} %)",
-                f"chrF {alike.chrf:.1f}",
+                f"chrF {alike.chrf:.1f} against the baseline’s answer",
             ]
     return ", ".join(parts)
 
