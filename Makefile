@@ -25,7 +25,7 @@ help:  ## list these targets
 	touch .venv/user $@
 
 demo: .venv/user  ## run both models on the demo dataset and compare them (installs what a user needs)
-	$(BIN)/fourstage run -m model=eventgpt,videollava generation=greedy max_new_tokens=128 dataset.samples=12 replicates=5 sweep.name=demo
+	$(BIN)/fourstage run -m model=eventgpt,videollava generation=greedy max_new_tokens=128 dataset.samples=12 replicates=3 sweep.name=demo
 	@echo "Browse the runs: make ui, then open http://127.0.0.1:$(PORT)"
 
 demo-weights: .venv/user  ## train the stand-ins of weights=demo anew, in build/stand_ins (minutes on a GPU, hours on a CPU)
