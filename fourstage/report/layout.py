@@ -38,7 +38,7 @@ from fourstage.report.wording import basis, headline, pair_sentence
 MOST_PAIRS, MOST_WATERFALLS = 23, 8
 MOST_SETTING_RUNS = 100
 MOST_TEXTS, MOST_ANSWERS = 20, 12
-OPEN_ANSWERS = 24  # of the first samples; the samples after them are folded, so that a sweep prints on few pages
+OPEN_ANSWERS = 16  # of the first samples; the samples after them are folded, so that a sweep prints on few pages
 
 
 @dataclass(frozen=True)
