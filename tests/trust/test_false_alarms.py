@@ -27,7 +27,7 @@ from fourstage.trust.audits import (
 )
 from fourstage.trust.check import Check
 from fourstage.trust.checks import check_run
-from fourstage.trust.checks.times import little_observed, no_caching, no_drift
+from fourstage.trust.checks.times import little_observed, no_caching, no_drift, tokens_explain_time
 from fourstage.trust.evidence import Evidence
 from tests.fakes import fake
 from tests.trust.test_checks import EXPECTED, evidence
@@ -164,3 +164,20 @@ def test_one_stage_that_is_cached_fails_though_another_cannot_tell() -> None:
 def test_a_drift_that_is_likely_and_not_certain_warns() -> None:
     assert drifts(even(0.03), 0.10)["warn"] > 0
     assert all(check.verdict != "warn" for check in check_run(evidence()))
+
+
+def test_few_calls_on_a_busy_machine_do_not_fail_by_the_price_of_a_token() -> None:
+    base = evidence(n=1, audited=False).sampled[0]
+    verdicts = Counter[str]()
+    for seed in range(60):
+        source = random.Random(seed)
+        records = []
+        for i, tokens in enumerate((45, 6, 8, 20)):
+            steps = tuple(0.006 * source.lognormvariate(0, 0.5) for _ in range(tokens - 1))
+            records.append(
+                replace(base, key=f"s{i}", position=i, output_tokens=tokens, token_s=steps, prefill_s=0.01,
+                        started_unix_s=1e9 + i, decode_s=0.01 + sum(steps) * source.lognormvariate(0, 0.3))
+            )  # fmt: skip
+        verdicts[tokens_explain_time(Evidence.of(records, planned=[], expected=EXPECTED)).verdict] += 1
+    assert verdicts["fail"] <= 1, verdicts
+    assert verdicts["pass"] + verdicts["not possible"] >= 59

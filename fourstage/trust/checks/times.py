@@ -25,6 +25,7 @@ OBSERVER_WARN = 0.01  # what measuring may cost of the end-to-end time; OBSERVED
 FLOOR_LIMIT = 1.10  # the peaks are measured too, within some percent
 BUSY_LIMIT = 0.20  # share of all processors that others used meanwhile
 TOO_BUSY = "the machine is too busy to tell"
+EXPLAINED_CERTAIN = 0.999  # level of the interval that has to be outside
 EXPLAINED_LIMIT = 0.25  # token count's price by regression against the steps' own
 
 
@@ -62,16 +63,22 @@ def tokens_explain_time(evidence: Evidence) -> Check:
     several = tokens > 1
     if not len(steps) or not several.any():
         return not_possible("tokens_explain_time", sentence, "no sample has two tokens")
-    counts = np.unique(tokens)
+    counts, error = np.unique(tokens), 0.0
     if len(counts) < 3 or counts[-1] < 1.5 * counts[0]:
         # one length only: then a token's price is compared directly
         implied = float(np.median((seconds - prefill)[several] / (tokens[several] - 1)))
     else:
-        implied = regression(tokens, seconds).slope
+        from scipy.stats import t
+
+        line = regression(tokens, seconds)
+        implied, error = line.slope, float(line.slope_se * t.ppf((1 + EXPLAINED_CERTAIN) / 2, len(tokens) - 2))
     if not (price := float(np.median(steps))):
         return not_possible("tokens_explain_time", sentence, "the median decode step took 0 s")
     off = implied / price - 1
     verdict: Verdict = "pass" if abs(off) <= EXPLAINED_LIMIT else "fail"
+    if verdict == "fail" and abs(off) - error / price <= EXPLAINED_LIMIT:
+        either = f"{off:+.0%} ± {error / price:.0%} from a token's price by its steps, {len(tokens)} calls"
+        return not_possible("tokens_explain_time", sentence, f"{TOO_BUSY}: {either}")
     detail = (
         "" if verdict == "pass" else f"{seconds_text(implied)} a token by count, {seconds_text(price)} by its steps"
     )
