@@ -11,9 +11,13 @@ the check of a command line. Whatever it needs beyond that, it takes from here.
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from types import ModuleType
 from typing import Any
+
+# transformers imports torchao where it is installed, which warns of its own libraries for other CUDA versions
+QUIET = ("torchao", "torch.utils._pytree")
 
 
 class LazyModule:
@@ -27,7 +31,7 @@ class LazyModule:
         if name.startswith("__"):  # inspection by copy, pickle or doctest imports nothing
             raise AttributeError(name)
         if self._module is None:
-            self._module = import_module(self._name)
+            self._module = _import(self._name)
         return getattr(self._module, name)
 
     def __repr__(self) -> str:
@@ -35,10 +39,16 @@ class LazyModule:
 
     def resolve(self) -> ModuleType:
         """The module itself, imported with the names that were listed with it."""
-        module = import_module(self._name)
+        module = _import(self._name)
         for name in self._needed:
             getattr(module, name)
         return module
+
+
+def _import(name: str) -> ModuleType:
+    for library in QUIET:
+        logging.getLogger(library).setLevel(logging.ERROR)
+    return import_module(name)
 
 
 def lazy(name: str, *needed: str) -> Any:

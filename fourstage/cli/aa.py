@@ -83,6 +83,7 @@ def print_floors(columns: Columns, floors: Mapping[str, Floor]) -> None:
     from rich.table import Table
 
     from fourstage.comparison.floors import FLOORED, in_words, percent
+    from fourstage.records.figures import DECODE, TOTAL
     from fourstage.screen import console
 
     table = Table(box=box.SIMPLE_HEAD)
@@ -104,5 +105,5 @@ def print_floors(columns: Columns, floors: Mapping[str, Floor]) -> None:
     screen.print(table)
     largest = max((figure.field for figure in FLOORED[:4] if figure.field in floors), key=lambda f: floors[f].spread())
     replicates = max(found.replicates for found in floors.values())
-    shown = dict.fromkeys(("total_s", largest, "decode_s"))
+    shown = dict.fromkeys((TOTAL.field, largest, DECODE.field))
     print(f"on this machine, {in_words(floors, tuple(shown))} ({replicates} processes)")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fourstage.records.columns import Columns
-from fourstage.records.figures import OF_STAGE, PREFILL, TOTAL, TPOT, TTFT
+from fourstage.records.figures import DECODE, OF_STAGE, PREFILL, TOTAL, TPOT, TTFT
 from fourstage.records.units import plural
 from fourstage.stages import UserError
 from fourstage.stats.replicates import Floor, Measured, floor, pooled
@@ -131,7 +131,7 @@ def processes(columns: Columns) -> Processes:
     return Processes(floors, sample_s, min(between, default=None), samples)
 
 
-def in_words(floors: Mapping[str, Floor], figures: Sequence[str] = ("total_s", "decode_s")) -> str:
+def in_words(floors: Mapping[str, Floor], figures: Sequence[str] = (TOTAL.field, DECODE.field)) -> str:
     """`two processes of the same configuration differ by up to 3.1 % in decode, 2 % in total`."""
     headings = {figure.field: figure.heading for figure in FLOORED}
     parts = [f"{percent(floors[name].spread())} in {headings[name]}" for name in figures if name in floors]

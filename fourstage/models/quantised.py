@@ -10,7 +10,6 @@ scale and a zero point a group of values.
 
 from __future__ import annotations
 
-import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +38,6 @@ def quantise(model: Any, precision: str) -> None:
     """Quantise the linear layers of the language model inside `model`, in place; nothing for other precisions."""
     if precision not in ("int8", "int4"):
         return
-    for name in ("torchao", "torch.utils._pytree"):  # libraries that do not fit, which nothing here uses
-        logging.getLogger(name).setLevel(logging.ERROR)
     from torchao.quantization import Int8WeightOnlyConfig, quantize_
 
     layers = language_layers(model)

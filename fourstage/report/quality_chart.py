@@ -12,7 +12,7 @@ import numpy as np
 
 from fourstage.comparison.effects import Comparison
 from fourstage.records.columns import Columns
-from fourstage.records.figures import ACCURACY, CHRF, Figure
+from fourstage.records.figures import ACCURACY, CHRF, TOTAL, Figure
 from fourstage.records.plots import COLOURS, LINE
 from fourstage.records.units import plain, seconds
 from fourstage.report.drawing import INK, Plot, is_finite, laid_out, new_figure, short_name
@@ -45,7 +45,7 @@ def speed_against_quality(comparison: Comparison) -> Plot | None:
     if figure is None:
         return None
     shown = [run for run in runs if _has(run.columns, figure)]
-    times = [_mean(run.columns, "total_s", comparison) for run in shown]
+    times = [_mean(run.columns, TOTAL.field, comparison) for run in shown]
     scores = [_mean(run.columns, figure.field, comparison) for run in shown]
     best = front([(time.estimate, score.estimate) for time, score in zip(times, scores, strict=True)])
     canvas, axes = new_figure(7.4, 3.6)
