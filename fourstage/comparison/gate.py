@@ -28,6 +28,7 @@ class Gate:
 
     fail_on: tuple[str, ...] = ()
     reasons: tuple[str, ...] = ()
+    unjudged: tuple[str, ...] = ()  # targets whose total the comparison cannot judge, so that the gate says nothing
 
     @property
     def failed(self) -> bool:
@@ -46,7 +47,7 @@ def judge(
     `regressed`: the verdict on a target's total is Regressed. `invalid`: one of `runs`, which are all that were read,
     is invalid, or a run was left out since it cannot be compared.
     """
-    reasons = list[str]()
+    reasons, unjudged = list[str](), list[str]()
     if REGRESSED in fail_on:
         for label, comparison in comparisons:
             group = f"{label}: " if label else ""
@@ -55,7 +56,9 @@ def judge(
                 if total is not None and total.verdict == Verdict.REGRESSED:
                     against = f"total {total.verdict} against {pair.baseline_name}"
                     reasons.append(f"{group}{pair.target_name}: {against}, {total.text}")
+                elif total is None or total.verdict in (None, Verdict.NOT_REPLICATED, Verdict.INVALID):
+                    unjudged.append(f"{group}{pair.target_name}: {total.text if total else 'no common sample'}")
     if INVALID in fail_on:
         reasons += [f"{run.name} is invalid: it {run.fault}" for run in runs if not run.valid]
         reasons += [f"{item.name} is not compared: {item.why}" for item in left_out]
-    return Gate(tuple(fail_on), tuple(reasons))
+    return Gate(tuple(fail_on), tuple(reasons), tuple(unjudged))

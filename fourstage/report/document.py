@@ -55,7 +55,12 @@ def document(
         "left_out": [dict(item) for item in left_out],
         "excluded": list(excluded),
         "notes": list(notes),
-        "gate": {"fail_on": judged.fail_on, "failed": judged.failed, "reasons": judged.reasons},
+        "gate": {
+            "fail_on": judged.fail_on,
+            "failed": judged.failed,
+            "reasons": judged.reasons,
+            "unjudged": judged.unjudged,
+        },
     }
 
 

@@ -93,6 +93,8 @@ def print_gate(screen: Console, gate: Gate) -> None:
         return
     outcome = "[red]failed[/red]" if gate.failed else "[green]passed[/green]"
     screen.print(f"gate {outcome} (fail_on={','.join(gate.fail_on)})", soft_wrap=True)
+    for target in gate.unjudged[:MOST_ROWS]:
+        screen.print(f"    [yellow]cannot tell:[/yellow] {shown(target)}", soft_wrap=True)
     for reason in gate.reasons[:MOST_ROWS]:
         screen.print(f"    {shown(reason)}", soft_wrap=True)
     if (more := len(gate.reasons) - MOST_ROWS) > 0:

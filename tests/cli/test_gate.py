@@ -44,9 +44,18 @@ def test_a_regressed_total_fails_the_gate_and_is_named(
 
 def test_a_faster_total_passes_the_gate(where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sweep(where, a=(in_processes(records(1, step=0.2)), {}, {}), quick=(in_processes(records(2)), {}, {}))
-    passed = {"fail_on": ["regressed", "invalid"], "failed": False, "reasons": []}
+    passed = {"fail_on": ["regressed", "invalid"], "failed": False, "reasons": [], "unjudged": []}
     assert gated(where, tmp_path, "regressed, invalid") == (0, passed)
     assert "gate passed (fail_on=regressed,invalid)" in capsys.readouterr().out
+
+
+def test_a_total_of_one_process_passes_the_gate_and_is_named(
+    where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sweep(where, a=(records(1), {}, {}), slow=(records(3, step=0.2), {}, {}))
+    code, gate = gated(where, tmp_path, "regressed")
+    assert (code, gate["failed"], gate["unjudged"]) == (0, False, ["slow: not replicated"])
+    assert "cannot tell: slow: not replicated" in capsys.readouterr().out
 
 
 def test_the_reason_of_a_group_names_the_group(where: Destination, tmp_path: Path) -> None:
@@ -71,7 +80,7 @@ def test_an_invalid_run_fails_the_gate_only_where_that_is_asked_for(where: Desti
     reason = "bad is invalid: it failed no_drift"
     assert gated(where, tmp_path, "invalid") == (
         1,
-        {"fail_on": ["invalid"], "failed": True, "reasons": [reason]},
+        {"fail_on": ["invalid"], "failed": True, "reasons": [reason], "unjudged": []},
     )
     assert gated(where, tmp_path, "regressed")[0] == 0
 
@@ -88,7 +97,7 @@ def test_without_conditions_there_is_no_gate(
     where: Destination, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sweep(where, a=(in_processes(records(1)), {}, {}), slow=(in_processes(records(3, step=0.2)), {}, INVALID))
-    assert gated(where, tmp_path, "") == (0, {"fail_on": [], "failed": False, "reasons": []})
+    assert gated(where, tmp_path, "") == (0, {"fail_on": [], "failed": False, "reasons": [], "unjudged": []})
     assert "gate" not in capsys.readouterr().out
 
 
