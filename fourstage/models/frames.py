@@ -17,22 +17,32 @@ else:
     media = lazy("fourstage.data.media")
 
 
+OF_EVENTS = ("png", "npy")
+
+
 @dataclass(frozen=True)
 class FrameSettings(ModelSettings):
     """Which file of a sample is read, and which of its frames reach the model."""
 
-    source: Literal["auto", "mp4", "images"] = "auto"  # auto: the MP4 where there is one; images: a folder of frames
+    # auto: the MP4 where there is one; images: a folder of frames; png, npy: event images, as EventGPT reads them
+    source: Literal["auto", "mp4", "images", "png", "npy"] = "auto"
     frames: Annotated[int, Range(1, 64)] = 8
     frame_rule: Literal["linspace", "arange", "head"] = "linspace"
     pictures: ClassVar[str] = "frames"
 
     def read(self, sample: Sample) -> Media:
+        if self.source in OF_EVENTS:
+            return media.read_event_images(sample, self.source, self.frames, max_span_us=None)
         return media.read_video_frames(sample, self.source, self.frames, self.frame_rule)
 
     def files(self, sample: Sample) -> list[Path]:
+        if self.source in OF_EVENTS:
+            return media.event_files(sample, self.source)
         return media.video_files(sample, self.source, self.frames, self.frame_rule)
 
     def read_file(self, path: Path, max_bytes: int) -> Media:
+        if self.source in OF_EVENTS:
+            return media.read_event_file(path, self.frames, None, max_bytes)
         return media.read_video_file(path, self.frames, self.frame_rule, max_bytes)
 
     @property
