@@ -95,9 +95,12 @@ def answer(runs: Sequence[RunData], floors: Floors | None = None, margin: float 
         return nothing("the runs have no sample in common")
     known = _known(valid, floors or {})
     found = [Cell(dict(zip(settings, place, strict=True)), one) for place, one in zip(places, measured, strict=True)]
-    effects = factor_effects(found, margin=margin, known=known)
+    try:
+        effects = factor_effects(found, margin=margin, known=known)
+        ranked = ranking(found, known=known)
+    except ValueError as error:  # processes without a sample in common, after failures
+        return nothing(str(error))
     judged = judge([one.effect for one in effects]) if effects else ()
-    ranked = ranking(found, known=known)
     labels = labels_of(valid, settings)
     shown = all(one.replicated for one in ranked)
     return Answer(

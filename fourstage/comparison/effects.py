@@ -32,10 +32,10 @@ from fourstage.comparison.run_data import (
 from fourstage.records.figures import COMPARISON, PEAK_MEMORY, TOTAL, Figure
 from fourstage.records.units import ratio_in_words
 from fourstage.stages import STAGES
-from fourstage.stats.clusters import Ints, numbered
+from fourstage.stats.clusters import Floats, Ints, numbered
 from fourstage.stats.intervals import Interval
 from fourstage.stats.replicates import Averages, Effect, Floor, effect_of_fits
-from fourstage.stats.variance import fit
+from fourstage.stats.variance import Fit, fit
 from fourstage.stats.verdicts import ALPHA, CLAIMS, Judgement, Verdict, judge
 
 RESAMPLES, RESAMPLES_OF_MANY, MANY = 2000, 1000, 100  # of attributions; more than so many runs get fewer
@@ -382,16 +382,23 @@ def _effect(
     there = np.logical_and.reduce([~np.isnan(side).all(axis=0) for side in logs])
     if not there.any():
         return None
-    fits = []
-    for side in logs:
-        cells_of = side[:, there]
-        fits.append(fit(cells_of[~np.isnan(cells_of).all(axis=1)]))
+    if (fits := _fits([side[:, there] for side in logs])) is None:
+        return None
     codes, count = numbered(clusters.codes[there])
     replicated = known is not None or all(one.replicates > 1 for one in fits)
     return effect_of_fits(
         [fits[1], fits[0]], [1.0, -1.0], codes, count, int((~there).sum()), level, margin, known=known,
         over_samples=not (count == 1 and replicated),  # of one sequence, the claim is about it
     )  # fmt: skip
+
+
+def _fits(logs: Sequence[Floats]) -> list[Fit] | None:
+    """The fits of both sides, each [processes, keys]; None where processes have no sample in common, after failures, by
+    which they could be compared."""
+    try:
+        return [fit(side[~np.isnan(side).all(axis=1)]) for side in logs]
+    except ValueError:
+        return None
 
 
 def _judged(pairs: Sequence[Sequence[Row | None]], valid: Sequence[bool]) -> list[tuple[Row, ...]]:

@@ -130,7 +130,7 @@ def lay_out(subject: Subject) -> Layout:
         factors=factors_table(subject.answer) if several and subject.answer else None,
         overview=overview(comparison) if several else None,
         findings=findings_table(subject.findings),
-        remarks=(*remarks(comparison), *(Remark("note", note) for note in subject.notes)),
+        remarks=(*remarks(comparison), *(Remark("note", note) for note in _notes(subject))),
         all_well=f"All {len(names)} runs are valid without a warning, and every sample succeeded in all of them.",
         settings=settings,
         medians=medians_table(comparison).first(MOST_SETTING_RUNS, "runs") if several else None,
@@ -150,6 +150,13 @@ def lay_out(subject: Subject) -> Layout:
             if run.params.get("model.name") == comparison.runs[comparison.baseline].params.get("model.name")
         ),
     )
+
+
+def _notes(subject: Subject) -> list[str]:
+    found = list(subject.notes)
+    if len(subject.comparison.pairs) > 1 and subject.answer is not None and subject.answer.skipped:
+        found.append(f"Neither ranked nor answered by setting: {subject.answer.skipped}")
+    return found
 
 
 def _pair(pair: Pairwise, waterfall: bool) -> PairLayout:

@@ -11,7 +11,8 @@ import pytest
 
 from fourstage.cli.inspect import main
 
-SMALL = ["generation=greedy", "max_new_tokens=4", "dataset.samples=2", "dataset.seconds=0.4", "dataset.width=96",
+SMALL = ["weights=random", "weights.size=tiny",
+         "generation=greedy", "max_new_tokens=4", "dataset.samples=2", "dataset.seconds=0.4", "dataset.width=96",
          "dataset.height=64"]  # fmt: skip
 
 
@@ -64,7 +65,14 @@ def test_a_sample_with_an_id_of_its_own_is_shown_by_it(root: Path, capsys: pytes
     entries = json.loads(listed.read_text())
     entries[1]["id"] = "my id: c4"
     listed.write_text(json.dumps(entries))
-    given = ["generation=greedy", "max_new_tokens=4", "dataset=eventgpt_json", f"dataset.root={root}"]
+    given = [
+        "weights=random",
+        "weights.size=tiny",
+        "generation=greedy",
+        "max_new_tokens=4",
+        "dataset=eventgpt_json",
+        f"dataset.root={root}",
+    ]
     assert main([*given, "sample=my id: c4"]) == 0
     assert f"my id: c4 ({entries[1]['event_data']}) through four stages" in capsys.readouterr().out
 

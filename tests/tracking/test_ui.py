@@ -232,9 +232,10 @@ def test_a_trace_shows_stages_and_prefill_input_output_and_tokens(shown: Shown) 
 
 def test_the_parents_note_is_a_table_of_its_runs(shown: Shown) -> None:
     page = shown.ui.open(f"#/experiments/{shown.experiment_id}/runs/{shown.parent.run_id}", "Description")
-    table = page.locator("table").filter(has=page.get_by_role("cell", name=shown.jobs[0].name))
-    for job in shown.jobs:
-        table.get_by_text(job.name).first.wait_for()
+    models = [job.params["model.name"] for job in shown.jobs]  # what differs between them names them
+    table = page.locator("table").filter(has=page.get_by_role("cell", name=models[0])).first
+    for model in models:
+        table.get_by_text(model).first.wait_for()
     shown.ui.keep(page, "parent")
 
 
