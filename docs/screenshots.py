@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 IMAGES = ROOT / "docs" / "images"
-SWEEP = ["model=eventgpt,videollava", "generation=fixed", "max_new_tokens=64", "dataset.samples=12", "sweep.name=demo"]
+SWEEP = ["model=eventgpt,videollava", "generation=greedy", "max_new_tokens=128", "dataset.samples=12", "replicates=3",
+         "sweep.name=demo"]  # fmt: skip
 CHARTS = {"x": 204, "y": 16, "width": 1376, "height": 980}  # without the UI's own menu
 COLOURS = 128  # a palette keeps text sharp at a third of the size
 

@@ -52,8 +52,8 @@ def speed_against_quality(comparison: Comparison) -> Plot | None:
     for index, (run, time, score) in enumerate(zip(shown, times, scores, strict=True)):
         colour = LINE if index in best else COLOURS["decode"]
         axes.errorbar(
-            time.estimate, score.estimate, xerr=_reach(time), yerr=_reach(score), fmt="D" if index in best else "o",
-            color=colour, ecolor=INK, elinewidth=0.9, capsize=2,
+            time.estimate, score.estimate, xerr=_reach(time), yerr=_reach(score, 100.0),
+            fmt="D" if index in best else "o", color=colour, ecolor=INK, elinewidth=0.9, capsize=2,
         )  # fmt: skip
         offset = (6, (5, -12, 15)[index % 3])  # names of points that are near each other stay apart
         at = (time.estimate, score.estimate)
@@ -91,8 +91,9 @@ def _mean(columns: Columns, field: str, comparison: Comparison) -> Interval:
     )
 
 
-def _reach(interval: Interval) -> list[list[float]] | None:
-    """How far the whiskers reach, below and above; None where there are no limits to draw."""
+def _reach(interval: Interval, most: float = math.inf) -> list[list[float]] | None:
+    """How far the whiskers reach, below and above, within 0 and `most`; None without limits to draw."""
     if not is_finite(interval) or not math.isfinite(interval.estimate):
         return None
-    return [[max(0.0, interval.estimate - interval.low)], [max(0.0, interval.high - interval.estimate)]]
+    low, high = max(interval.low, 0.0), min(interval.high, most)
+    return [[max(0.0, interval.estimate - low)], [max(0.0, high - interval.estimate)]]

@@ -24,6 +24,7 @@ from fourstage.stats.verdicts import CLAIMS, Verdict
 LEAST = 1e-4  # a smaller detectable change is shown as a limit
 MOST_FACTORS = 3  # levels of settings in the answer
 REMEDY = "Processes of one configuration differ too: measure each in several (replicates=5)."
+MOST_CAUSES = 2  # beside the first; the table has all
 MENTIONED = 0.05  # a smaller share of the gap is in the table and not in the sentence
 
 
@@ -87,7 +88,7 @@ def _causes(pair: Pairwise, total: Row) -> str:
     if first is not along[0]:
         most = "of what is distinguishable from chance, the largest part"
     text = f"; {most} comes from {_name(found, first)} ({_part(first)})"
-    if second := [factor for factor in others if factor.share >= MENTIONED]:
+    if second := [factor for factor in others if factor.share >= MENTIONED][:MOST_CAUSES]:
         text += f", then {_and([f'{_name(found, factor)} ({_part(factor)})' for factor in second])}"
     if against := [factor for factor in clear if factor.share < 0 and -factor.share >= MENTIONED]:
         against.sort(key=lambda factor: factor.share)
