@@ -17,7 +17,7 @@ from rich.table import Table as RichTable
 
 from fourstage.report.tables import Cell, Table
 from fourstage.screen import shown
-from fourstage.stats.verdicts import Verdict
+from fourstage.stats.verdicts import CLAIMS, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,9 +67,10 @@ def print_layout(screen: Console, layout: Layout) -> None:
     for remark in layout.remarks:
         screen.print(f"{REMARKS[remark.kind]} {shown(remark.text)}")
     if layout.overview is not None:
-        for pair in layout.pairs[:MOST_SENTENCES]:
+        claims = [pair for pair in layout.pairs if pair.pair.verdict in (*CLAIMS, Verdict.EQUIVALENT)]
+        for pair in claims[:MOST_SENTENCES]:
             screen.print(shown(pair.sentence))
-        if (more := len(layout.subject.comparison.pairs) - MOST_SENTENCES) > 0:
+        if (more := len(claims) - MOST_SENTENCES) > 0:
             screen.print(f"… and {more} more sentences, in compare.json")
     screen.print(f"[bold]{shown(layout.headline)}[/bold]")
 
