@@ -192,6 +192,25 @@ def test_the_price_of_a_token_by_count_must_be_the_steps_own() -> None:
     assert verdict(wrong, "tokens_explain_time").verdict == "fail"
 
 
+def test_one_long_answer_that_met_a_busy_moment_fails_no_honest_run() -> None:
+    """Its tokens cost twice as much as those of the short ones, and its own steps say so."""
+    honest = evidence(n=8, tokens_of={f"s{i}": 100 if i == 7 else 6 + i % 3 for i in range(8)})
+    busy = [
+        replace(
+            record, decode_s=(record.decode_s or 0) + sum(record.token_s), token_s=tuple(2 * s for s in record.token_s)
+        )
+        if record.key == "s7"
+        else record
+        for record in honest.sampled
+    ]
+    assert verdict(on(honest, busy), "tokens_explain_time").verdict == "pass"
+    hidden = [
+        replace(record, decode_s=(record.decode_s or 0) + sum(record.token_s)) if record.key == "s7" else record
+        for record in honest.sampled
+    ]
+    assert verdict(on(honest, hidden), "tokens_explain_time").verdict == "fail"
+
+
 def test_the_file_gives_the_evidence_of_the_records(tmp_path: Path) -> None:
     found = evidence(n=50, faulty={"s3": "load"}, counts_prompt=True)
     records = [*found.sampled, replace(found.sampled[0], role="sentinel")]
